@@ -1,0 +1,167 @@
+// For kernels that compute many wide rows, each from statistics of all of it, on devices with
+// clusters (sm_90 and newer). A cluster of RANKS blocks computes rows one after the other. A block
+// has some of the columns, and may keep their parameters in shared memory. Its part of a row is cut
+// into kChunks chunks of `size` packs, the last of which may be shorter or empty.
+//
+// The warps of a block are of three kinds, each of which works at its own pace:
+//   - one thread copies rows, chunk by chunk, to the `slots` slots of a ring in shared memory, as
+//     soon as they are free;
+//   - kAdding warps find the statistics of each row as soon as it has arrived, and send them to all
+//     blocks of the cluster;
+//   - kWriting warps wait for the statistics of a row from all blocks, compute its results from the
+//     same slots, and free these.
+// So the statistics of a row are on their way while earlier rows are written, and memory is read
+// and written all the time.
+//
+// The ring holds `ring` = slots / kChunks rows, rounded down, and buffers for the statistics of
+// twice as many are enough. When a block has found those of row r, its last chunk was in a slot
+// that row r - ring had held before, so the writers had begun that row. For this they had waited
+// for all blocks to find its statistics, so the writers of all blocks had begun row r - 2 * ring,
+// and taken its statistics: those of row r may replace them.
+//
+// Results may replace the rows that they are computed from: a row is written when all blocks have
+// found its statistics, so all of it had been copied.
+#pragma once
+
+#include "cluster_sums.cuh"
+#include "shared_rows.cuh"
+
+namespace opaq {
+
+constexpr int kWriting = 16, kAdding = 8, kPipelinedThreads = 32 * (kWriting + kAdding + 1);
+constexpr int kChunks = 2;
+
+// The packs of chunk k, where a block has `packs` packs of a row.
+__device__ inline int packs_of_chunk(int k, int packs, int size) {
+  return max(0, min(size, packs - k * size));
+}
+
+// Where chunks are, one after the other: in a slot, which had been filled `round` times before.
+struct Place {
+  int slot = 0, round = 0;
+
+  __device__ void next(int slots) {
+    if (++slot == slots) slot = 0, ++round;
+  }
+};
+
+extern __shared__ uint4 ring_memory[];  // the slots, and the parameters of the block's columns
+
+// y: the results of `rows` rows of n values, x. For blocks of kPipelinedThreads threads, in
+// clusters that are all resident. EACH: packs of a chunk that each adding thread has.
+// There are at most MOST_SLOTS slots. An op has
+//   - kParameters, whether it keeps parameters in shared memory, and, if so,
+//     copy_parameters(arrivals, to, columns), by one thread;
+//   - Adding(op, warp), of an adding warp of the cluster: nothing(), what a thread has found before
+//     the first pack; add<STEP>(found, group, left), which adds packs of a row, of which `left` are
+//     left, one every STEP: those of the group after them are not of the row; of_warp(found), two
+//     numbers, to all lanes, from what those of a warp have found;
+//   - Writing(op, parameters, packs), of a writing warp, whose block has so many packs of a row:
+//     of_row(of_warps, row, first), what the results of a row are computed from, to all lanes,
+//     where `first` is set for one thread of the cluster; and result(pack, of_row, p), of pack p of
+//     the block.
+template <int RANKS, int EACH, int MOST_SLOTS, typename T, typename Op>
+__device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, int slots, int size,
+                               int n) {
+  using Team = opaq::Team<RANKS, kPipelinedThreads>;
+  if constexpr (Team::kRanks == RANKS) {
+    constexpr int VEC = 16 / sizeof(T), WARPS = RANKS * kAdding;
+    constexpr int BUFFERS = 2 * (MOST_SLOTS / kChunks);
+    __shared__ Arrivals filled[MOST_SLOTS], freed[MOST_SLOTS], parameters, arrived[BUFFERS];
+    __shared__ Pack<float, 2> of_warps[BUFFERS][WARPS];
+    if (threadIdx.x == 0) {
+      for (auto& each : filled) each.begin();
+      for (auto& each : freed) each.begin(kWriting);
+      parameters.begin();
+      for (auto& each : arrived) each.begin(), each.expect(sizeof(of_warps[0]));
+      Arrivals::begun();
+    }
+    __syncthreads();
+    Team::arrive();
+
+    const Columns<T, RANKS> mine(n);
+    const int packs = mine.width / VEC, lane = threadIdx.x % 32;
+    // A shuffle, so that the compiler knows: one value for all lanes.
+    const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
+    uint4* const kept = ring_memory + slots * size;
+    const auto row_of = [](int turn) { return Team::team() + (long long)turn * Team::teams(); };
+    const auto in_chunk = [=](int k) { return packs_of_chunk(k, packs, size); };
+    Place place;
+
+    if (warp == kWriting + kAdding) {  // copies
+      if (lane == 0) {
+        for (int turn = 0; row_of(turn) < rows; ++turn) {
+          for (int k = 0; k < kChunks; ++k, place.next(slots)) {
+            const auto [slot, round] = place;
+            const unsigned bytes = in_chunk(k) * 16;
+            if (round > 0) freed[slot].wait(round - 1);
+            filled[slot].expect(bytes);
+            const T* const from = x + row_of(turn) * n + mine.first + k * size * VEC;
+            if (bytes > 0) filled[slot].copy(ring_memory + slot * size, from, bytes);
+          }
+          if constexpr (Op::kParameters) {
+            // They are needed when the first row has arrived.
+            if (turn == 0) op.copy_parameters(parameters, kept, mine);
+          }
+        }
+      }
+      __syncwarp();
+      Team::wait();
+    } else if (warp >= kWriting) {  // finds statistics
+      constexpr int STEP = 32 * kAdding;
+      const int thread = threadIdx.x - 32 * kWriting, at = Team::rank() * kAdding + warp - kWriting;
+      const typename Op::Adding adding(op, at);
+      Team::wait();  // all blocks have begun
+      for (int turn = 0; row_of(turn) < rows; ++turn) {
+        auto found = adding.nothing();
+        for (int k = 0; k < kChunks; ++k, place.next(slots)) {
+          filled[place.slot].wait(place.round);
+          const int left = in_chunk(k) - thread;
+          Pack<T, VEC> group[EACH];
+#pragma unroll
+          for (int i = 0; i < EACH; ++i)
+            group[i] = load_shared<T>(ring_memory + place.slot * size +
+                                      (i * STEP < left ? thread + i * STEP : 0));
+          adding.template add<STEP>(found, group, left);
+        }
+        const float2 of_warp = adding.of_warp(found);
+        const int buffer = turn % BUFFERS;
+        if (lane < RANKS) arrived[buffer].send(&of_warps[buffer][at], {of_warp.x, of_warp.y}, lane);
+      }
+    } else {  // writes
+      constexpr int STEP = 32 * kWriting, COUNT = (EACH * kAdding + kWriting - 1) / kWriting;
+      const int thread = threadIdx.x;
+      const typename Op::Writing writing(op, kept, packs);
+      Team::wait();
+      for (int turn = 0; row_of(turn) < rows; ++turn) {
+        const long long row = row_of(turn);
+        const int buffer = turn % BUFFERS;
+        arrived[buffer].wait_for_cluster(turn / BUFFERS);
+        if (threadIdx.x == 0) arrived[buffer].expect(sizeof(of_warps[0]));  // the next
+        const auto of_row = writing.of_row(
+            reinterpret_cast<const float2(&)[WARPS]>(of_warps[buffer]), row, Team::thread() == 0);
+        if (Op::kParameters && turn == 0) parameters.wait(0);
+        for (int k = 0; k < kChunks; ++k, place.next(slots)) {
+          filled[place.slot].wait(place.round);
+          const int left = in_chunk(k) - thread;
+          Pack<T, VEC> group[COUNT];
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i)
+            group[i] = load_shared<T>(ring_memory + place.slot * size +
+                                      (i * STEP < left ? thread + i * STEP : 0));
+          __syncwarp();
+          if (lane == 0) freed[place.slot].arrive();
+#pragma unroll
+          for (int i = 0; i < COUNT; ++i) {
+            const bool exists = i * STEP < left;
+            const int p = exists ? k * size + thread + i * STEP : 0;
+            store_if(exists, y + row * n + mine.first + p * VEC,
+                     writing.result(group[i], of_row, p));
+          }
+        }
+      }
+    }
+  }
+}
+
+}  // namespace opaq
