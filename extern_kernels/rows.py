@@ -92,6 +92,34 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
     return f"min({most}, 4 * ceil_div({packs}, 4 * {ranks} * {threads}))"
 
 
+# Blocks for pipelined_rows.cuh, one a multiprocessor, in clusters that are all resident: on an
+# H200, 30 clusters of 4 blocks are, or 15 of 8. One more would start when the others have ended.
+BLOCKS_PIPELINED = 120
+
+
+def chunk_pipelined(packs: str, ranks: str) -> str:
+    """Packs of a chunk, where `ranks` blocks share a row of `packs` and each has two chunks of it:
+    whole lines of 128 bytes."""
+    return f"(8 * ceil_div({packs}, 2 * 8 * {ranks}))"
+
+
+def slots_pipelined(chunk: str) -> str:
+    """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
+    return f"min(10, 6 * 1024 // {chunk})"
+
+
+def many_pipelined(rows: str, ranks: str, shared: str) -> list[str]:
+    """That there are rows enough for clusters to take turns with, and that the device has what they
+    need: `shared` bytes of shared memory for each block, beside barriers and the statistics of ten
+    rows from eight warps of each block."""
+    return [
+        f"{rows} * {ranks} > 3 * {BLOCKS_PIPELINED}",
+        "arch(x) >= 90",
+        "multiprocessors(x) >= 132",
+        f"{shared} + 256 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",
+    ]
+
+
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums
 ROWS = "rstd.numel()"
 PACKS = packs("x")

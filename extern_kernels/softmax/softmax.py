@@ -102,13 +102,25 @@ _ANY_THREADS = "max(32, min(256, next_power_of_2(ceil_div(x.size(-1) * x.itemsiz
 # whichever was faster, and reads a few more twice; wider still, clusters of up to 8 blocks of up to
 # 256 threads with up to 16 packs each take two rows.
 _WIDE = 3 * 256  # packs above which this is faster than registers
-_RANKS = f"(1 if {_PACKS} <= 512 * 13 else {rows.sharing(_PACKS, 256 * 16)})"
+_ALONE = 512 * 13  # most packs of a row that a block takes alone
+_RANKS = f"(1 if {_PACKS} <= {_ALONE} else {rows.sharing(_PACKS, 256 * 16)})"
 _OF_8 = f"{_PACKS} <= 1024 or {_PACKS} >= 1536 and {_PACKS} <= 512 * 8"
 _MOST = f"(12 if {_RANKS} == 1 else 16)"
 _EACH = f"(8 if {_OF_8} else {_MOST})"
 _THREADS = f"min(512 if {_RANKS} == 1 else 256, {rows.fitting(_PACKS, _RANKS, _EACH)})"
 _SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, _MOST)
 _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
+# Many of the rows that clusters compute, where blocks can have so much shared memory: clusters of 4
+# or 8 blocks that work on several rows at once (softmax_pipelined.cu), each block on up to 2048
+# packs of a row. Few rows are left to the kernel above, of which more blocks are resident.
+_RANKS_PIPELINED = rows.sharing(_PACKS, 2048)
+_CHUNK = rows.chunk_pipelined(_PACKS, _RANKS_PIPELINED)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
+_PIPELINED_SHARED = f"16 * {_CHUNK} * {_SLOTS_PIPELINED}"
+_PIPELINED = [
+    f"{_PACKS} > {_ALONE} and {_PACKS} <= 8 * 2048",
+    *rows.many_pipelined(_ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+]
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.
 _RANKS_BACKWARD = rows.sharing(_PACKS, 512 * 4)
@@ -137,6 +149,20 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             requires=[*requires, *rows.aligned("x", "y"), *aligned, f"{_PACKS} <= {_WIDE}"],
             priority=1,
         )
+        if not suffix:
+            op.cuda(
+                name="cuda:pipelined",
+                source=opaq.file("softmax_pipelined.cu"),
+                entry=f"softmax_pipelined<{{x.dtype}}, {of_log}, {{{_RANKS_PIPELINED}}}, "
+                f"{{ceil_div({_CHUNK}, 256)}}>",
+                grid=f"{_RANKS_PIPELINED} * "
+                f"min({_ROWS}, {rows.BLOCKS_PIPELINED} // {_RANKS_PIPELINED})",
+                block=32 * (16 + 8 + 1),
+                shared=_PIPELINED_SHARED,
+                args=f"y, x, {_ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), scale",
+                requires=[*requires, *rows.aligned("x", "y"), *_PIPELINED],
+                priority=3,
+            )
         wide = [("wide", "false", [*rows.aligned("x", "y"), *aligned])]
         if not suffix:
             wide.append(("wide-ends", "true", ["aligned(x, 16)", "aligned(y, 16)"]))

@@ -165,6 +165,13 @@ def serving(op, facts, arch: str) -> tuple[str, dict]:
     raise ValueError(f"no CUDA implementation of {op.name} serves {facts} on {arch}")
 
 
+def misfits(op, facts, arch: str, implementation: str) -> list[str]:
+    """Why an implementation does not serve a call on a device of this architecture, which need not
+    exist."""
+    found = _runtime.check_code(op.name, implementation, facts, [arch])[0]
+    return found["why_not"].split("; ")
+
+
 def compiles(op, facts, arch: str, implementation: str) -> None:
     """NVRTC accepts the kernel and its argument list."""
     if not _runtime.doctor()["nvrtc"]["found"]:

@@ -12,10 +12,13 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
+    misfits,
     plan,
     refuses,
+    serving,
 )
 
+from opaq import _runtime
 from opaq.extern_kernels import (
     log_softmax,
     log_softmax_backward,
@@ -115,6 +118,44 @@ def test_wide_rows_begin_at_any_element(device):
             x[:, 7] = x[:, 7] * 30
             check(x, scale)
             check_log(x, scale)
+
+
+# bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; ragged ones;
+# the first and the last length. float32: half the length.
+PIPELINED = [(91, 53256), (90, 53256), (131, 65528), (46, 65544), (45, 65544), (60, 90008)]
+PIPELINED += [(47, 131072)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", PIPELINED)
+def test_many_wide_rows(shape, dtype, device):
+    rows, length = shape[0] if device == "cuda" else 9, shape[1] * 2 // dtype.itemsize
+    x = random((rows, length), dtype, device)
+    x[2, ::3], x[3], x[4], x[5, -1], x[6, 0] = -torch.inf, 3e4, -3e4, 300, torch.nan
+    for scale in (1.0, -1.5):
+        close(softmax(x, scale), exact(x, scale))
+        close(log_softmax(x, scale), exact_log(x, scale))
+
+
+def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
+    """Clusters take rows by turns, and none waits for another."""
+    rows = 200 if device == "cuda" else 9
+    x = random((rows, 65528), torch.bfloat16, device)
+    first = softmax(x), log_softmax(x)
+    others = [3, rows // 2, rows - 1]
+    x[others[0], 5], x[others[1], 65527], x[others[2]] = torch.nan, torch.inf, -torch.inf
+    kept = [row for row in range(rows) if row not in others]
+    for _ in range(3):
+        for actual, expected in zip((softmax(x), log_softmax(x)), first):
+            assert torch.equal(actual[kept], expected[kept]) and actual[others].isnan().all()
+
+
+def test_many_wide_rows_are_replaced_by_their_results(device):
+    """A compiled graph gives the result the memory of the values, which nothing reads then."""
+    rows = 100 if device == "cuda" else 9
+    x = random((rows, 54000), torch.bfloat16, device)
+    compiled = torch.compile(lambda x: log_softmax(x + 1, 0.5))
+    torch.testing.assert_close(compiled(x), log_softmax(x + 1, 0.5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -294,6 +335,47 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
 
 
 @pytest.mark.parametrize(
+    ("shape", "dtype", "way"),
+    [
+        ((1024, 128256), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 8, 4>"),
+        ((1024, 65544), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 8, 3>"),
+        ((46, 98312), torch.float16, "pipelined<__half, {}, 8, 4>"),
+        ((45, 98312), torch.float16, "wide<__half, void, {}, 224, 4, false>"),
+        ((1024, 131080), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 160, 8, false>"),
+        ((91, 53256), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 4, 4>"),
+        ((90, 53256), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 224, 2, false>"),
+        ((2048, 53248), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 512, 1, false>"),
+        ((1024, 65536), torch.float32, "pipelined<float, {}, 8, 4>"),
+    ],
+)
+def test_many_wide_rows_are_pipelined(shape, dtype, way):
+    for op, facts, log in (
+        (softmax, (cuda(shape, dtype), 1.0, None), "false"),
+        (log_softmax, (cuda(shape, dtype), -0.5), "true"),
+    ):
+        reasons = misfits(op, facts, "sm_90a", "cuda:pipelined")
+        entry = f"softmax_{way.format(log)}"
+        if "pipelined" in way:  # all is as it must be but for what only a launch knows
+            assert len(reasons) == 1
+            assert reasons[0].startswith("multiprocessors(x) >= 132 does not hold: ")
+            assert _runtime.compile(op.name, facts, "sm_90a", "cuda:pipelined")["entry"] == entry
+        else:
+            assert len(reasons) > 1
+            name, launch = serving(op, facts, "sm_90a")
+            assert (name, launch["entry"]) == ("cuda:wide", entry)
+
+
+def test_many_wide_rows_that_are_not_pipelined():
+    """With a mask, a scale of 0, rows that are not aligned; and where devices have no clusters or
+    little shared memory."""
+    x, odd = cuda((1024, 128256)), cuda((1024, 128257))
+    for facts in ((x, 1.0, cuda((128256,))), (x, 0.0, None), (odd, 1.0, None)):
+        assert len(misfits(softmax, facts, "sm_90a", "cuda:pipelined")) > 1
+    for arch in ("sm_80", "sm_120"):
+        assert serving(softmax, (x, 1.0, None), arch)[0] == "cuda:wide"
+
+
+@pytest.mark.parametrize(
     ("mask", "entry"),
     [
         (cuda((1024,)), "<__nv_bfloat16, __nv_bfloat16, false, 32, 4>"),
@@ -346,3 +428,7 @@ def test_cuda_sources_compile(arch):
             compiles(log_softmax_backward, (x, x, 1.0), arch, name)
         compiles(softmax, (x, 1.0, None), arch, "cuda:wide-ends")
         compiles(log_softmax, (x, 1.0), arch, "cuda:wide-ends")
+        for packs in (6657, 8192, 8193, 16384):
+            x = cuda((400, packs * 16 // dtype.itemsize), dtype)
+            compiles(softmax, (x, 1.0, None), arch, "cuda:pipelined")
+            compiles(log_softmax, (x, 1.0), arch, "cuda:pipelined")
