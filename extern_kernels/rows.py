@@ -93,8 +93,14 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
 
 
 # Blocks for pipelined_rows.cuh, one a multiprocessor, in clusters that are all resident: on an
-# H200, 30 clusters of 4 blocks are, or 15 of 8. One more would start when the others have ended.
-BLOCKS_PIPELINED = 120
+# H200, as many blocks were seen to be as clusters of 2, 4 or 8, and are assumed to be as clusters
+# of 3, or 112 as clusters of 16. One cluster more would start when the others have ended.
+_BLOCKS_PIPELINED = 120
+THREADS_PIPELINED = 32 * (16 + 8 + 1)
+
+
+def grid_pipelined(rows: str, ranks: str) -> str:
+    return f"{ranks} * min({rows}, {_BLOCKS_PIPELINED} // {ranks})"
 
 
 def chunk_pipelined(packs: str, ranks: str) -> str:
@@ -113,7 +119,7 @@ def many_pipelined(rows: str, ranks: str, shared: str) -> list[str]:
     need: `shared` bytes of shared memory for each block, beside barriers and the statistics of ten
     rows from eight warps of each block."""
     return [
-        f"{rows} * {ranks} > 3 * {BLOCKS_PIPELINED}",
+        f"{rows} * {ranks} > 3 * {_BLOCKS_PIPELINED}",
         "arch(x) >= 90",
         "multiprocessors(x) >= 132",
         f"{shared} + 256 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",

@@ -73,32 +73,24 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 16)
 _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 
 # Many of these rows, where blocks can have so much shared memory: clusters that work on several
-# rows at once (layer_norm_pipelined.cu). On an H200, 120 blocks, one a multiprocessor, were seen to
-# be resident as clusters of 2, 4 or 8, and are assumed to be as clusters of 3, or 112 as clusters
-# of 16; where fewer were, some clusters would start when the others have ended. Few rows are left
-# to the kernel above, of which three blocks a multiprocessor are resident.
-# A block has up to 2048 packs of a row, in two chunks. In shared memory are slots for 96 KB of
-# chunks (with more, an H200 was slower), and the weights and biases of the block's columns.
-_BLOCKS_RESIDENT = 120
+# rows at once (layer_norm_pipelined.cu), each block on up to 2048 packs of a row. Few rows are left
+# to the kernel above, of which three blocks a multiprocessor are resident. In shared memory are
+# chunks of rows, and the weights and biases of the block's columns.
 _RANKS_PIPELINED = (
     f"(2 if {PACKS} <= 2 * 2048 else 3 if {PACKS} <= 3 * 2048 else 4 if {PACKS} <= 4 * 2048 "
     f"else 8 if {PACKS} <= 8 * 2048 else 16)"
 )
-_CHUNK = f"(8 * ceil_div({PACKS}, 2 * 8 * {_RANKS_PIPELINED}))"  # packs, whole lines of 128 bytes
-_CHUNKS_HELD = f"min(10, 6 * 1024 // {_CHUNK})"
+_CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
 _PIPELINED_SHARED = (
-    f"(16 * {_CHUNK} * {_CHUNKS_HELD} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
+    f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
     "x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize if defined(bias) "
     "else x.itemsize))"
 )
 _PIPELINED = [
     # In float32, clusters of two blocks were slower than the kernel above.
     f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 16 * 2048",
-    f"{ROWS} * {_RANKS_PIPELINED} > 3 * {_BLOCKS_RESIDENT}",
-    "arch(x) >= 90",
-    "multiprocessors(x) >= 132",
-    # what is not dynamic: barriers, and the statistics of ten rows from eight warps of each block
-    f"{_PIPELINED_SHARED} + 256 + 10 * 8 * 8 * {_RANKS_PIPELINED} <= shared_memory(x)",
+    *rows.many_pipelined(ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
 ]
 
 _CUDA = [
@@ -125,11 +117,11 @@ layer_norm.cuda(
     source=opaq.file("layer_norm_pipelined.cu"),
     entry=f"layer_norm_pipelined<{_DTYPES}, {{{_RANKS_PIPELINED}}}, {{ceil_div({_CHUNK}, 256)}}, "
     f"{_GIVEN}>",
-    grid=f"{_RANKS_PIPELINED} * min({ROWS}, {_BLOCKS_RESIDENT} // {_RANKS_PIPELINED})",
-    block=32 * (16 + 8 + 1),
+    grid=rows.grid_pipelined(ROWS, _RANKS_PIPELINED),
+    block=rows.THREADS_PIPELINED,
     cluster=_RANKS_PIPELINED,  # so that clusters of 16 are allowed
     shared=_PIPELINED_SHARED,
-    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_CHUNKS_HELD}, {_CHUNK}, x.size(-1), eps",
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), eps",
     requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
     priority=1,
 )

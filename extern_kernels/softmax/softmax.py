@@ -155,9 +155,8 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
                 source=opaq.file("softmax_pipelined.cu"),
                 entry=f"softmax_pipelined<{{x.dtype}}, {of_log}, {{{_RANKS_PIPELINED}}}, "
                 f"{{ceil_div({_CHUNK}, 256)}}>",
-                grid=f"{_RANKS_PIPELINED} * "
-                f"min({_ROWS}, {rows.BLOCKS_PIPELINED} // {_RANKS_PIPELINED})",
-                block=32 * (16 + 8 + 1),
+                grid=rows.grid_pipelined(_ROWS, _RANKS_PIPELINED),
+                block=rows.THREADS_PIPELINED,
                 shared=_PIPELINED_SHARED,
                 args=f"y, x, {_ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), scale",
                 requires=[*requires, *rows.aligned("x", "y"), *_PIPELINED],
