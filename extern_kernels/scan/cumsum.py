@@ -8,8 +8,10 @@ x[..., n - 1]. Of x's dtype where that is floating, else int64.
 
 Sums of float16, bfloat16 and float32 are made in float32 and rounded once; those of integers are
 exact up to 64 bits, and wrap as PyTorch's do. Deterministic: the order in which numbers are added
-depends on the shape, the dtype and the alignment of x alone. Rows of which there are few, and which
-are long, are shared by many blocks that read them once, and tell each other their sums.
+depends on the shape, the dtype and the alignment of x, and on which implementation serves them on
+the device, not on what else it does or how many multiprocessors it has. Rows of which there are
+few, and which are long, are shared by many blocks that read them once, and tell each other their
+sums.
 """
 
 import torch
@@ -69,6 +71,41 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         requires=[*_requires, _LONG],
         priority=_priority + 2,
     )
+
+# Of more floating numbers, one block for each multiprocessor stays, and reads ahead while it waits
+# for the sums of others. That pays, measured on an H200, from where the start and the end of such a
+# launch are short beside the time to move all bytes: with 16 bits from more numbers on, since these
+# are fewer bytes, and more work for each. Blocks are those of an H100 or H200 on any device, so
+# that the order of additions is the same.
+_WRITERS, _ITEMS, _STAGES, _BLOCKS = 16, 3, 9, 132
+_MOST = _WRITERS * _ITEMS * 32  # packs of a tile
+_PACKS = f"({_N} // (16 // x.itemsize))"
+_FULL = f"ceil_div({_PACKS}, {_MOST})"
+# As many tiles as fill the last turn of the blocks, too, but none below 256 packs.
+_TILES = (
+    f"max({_FULL}, min(ceil_div({_ROWS} * {_FULL}, {_BLOCKS}) * {_BLOCKS} // {_ROWS}, "
+    f"ceil_div({_PACKS}, 256)))"
+)
+cumsum.cuda(
+    name="cuda:ring",
+    source=opaq.file("cumsum_ring.cu"),
+    scratch={"words": opaq.tensor(f"ceil_div({_ROWS} * {_TILES}, {_BLOCKS}), 256", dtype="uint32")},
+    entry=f"cumsum_ring<{{x.dtype}}, {_WRITERS}, {_ITEMS}, {_STAGES}>",
+    grid=f"min({_BLOCKS}, {_ROWS} * {_TILES})",
+    block=(_WRITERS + 6) * 32,
+    shared=_STAGES * _MOST * 16,
+    cooperative=True,
+    args=f"y, x, words, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
+    requires=[
+        *_REQUIRES,
+        *[_FLOATING, _LONG, "x.numel() >= (4194304 if x.itemsize == 4 else 16777216)"],
+        *[f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
+        "arch(x) >= 90",
+        f"{_STAGES * _MOST * 16} + 1024 <= shared_memory(x)",
+        f"multiprocessors(x) >= {_BLOCKS}",
+    ],
+    priority=4,
+)
 
 cumsum.cpu(
     source=opaq.file("cumsum.cpp"),

@@ -16,6 +16,7 @@ from kernel_checks import (
     refuses,
 )
 
+from opaq import _runtime
 from opaq.extern_kernels import cumsum
 from opaq.extern_kernels.scan.cumsum import cumsum_reference
 
@@ -100,7 +101,63 @@ def test_sums_pass_through_long_rows(n, device):
         assert torch.equal(cumsum(x, reverse), exact(x, reverse))
 
 
-@pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001)])
+# On an H200, from 4194304 numbers of 4 bytes or 16777216 of 2 bytes on, and fewer than 528 rows of
+# packs, each longer than 16384: one block for each multiprocessor, which reads tiles ahead. Rows
+# that end where the 132 blocks do, and before and after it; one more row, one pack less.
+MANY = [
+    ((1, 4194304), torch.float32),
+    ((1, 4194300), torch.float32),
+    ((1, 4194306), torch.float32),
+    ((2, 2200004), torch.float32),
+    ((131, 32772), torch.float32),
+    ((132, 6144 * 6), torch.float32),
+    ((133, 32764), torch.float32),
+    ((527, 16388), torch.float32),
+    ((528, 16388), torch.float32),
+    ((3, 5592408), torch.bfloat16),
+    ((410, 41000), torch.float16),
+]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize(("shape", "dtype"), MANY)
+def test_many_whole_numbers_are_added_exactly(shape, dtype, reverse, device):
+    generator = torch.Generator().manual_seed(shape[0])
+    x = torch.randint(-2, 3, shape, generator=generator, dtype=torch.int8).to(device, dtype)
+    assert torch.equal(cumsum(x, reverse), exact(x, reverse).to(dtype))
+
+
+def test_many_numbers_and_their_gradients(device):
+    for shape in ((40, 106000), (1, 4200000)):
+        check(make(shape, torch.float32, device))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_replays_of_a_graph_and_two_streams_at_once():
+    """All blocks of a call wait for each other: no call may keep those of another from running."""
+    xs = [make((16, 262144), torch.float32, "cuda"), make((1, 5000000), torch.float32, "cuda")]
+    expected = [cumsum(x) for x in xs]
+    torch.cuda.synchronize()
+    streams = [torch.cuda.Stream() for _ in xs]
+    found = []
+    for _ in range(30):
+        for x, stream in zip(xs, streams):
+            with torch.cuda.stream(stream):
+                found.append(cumsum(x))
+    torch.cuda.synchronize()
+    assert all(torch.equal(y, expected[i % 2]) for i, y in enumerate(found))
+    graph = torch.cuda.CUDAGraph()
+    x = torch.zeros_like(xs[0])
+    with torch.cuda.graph(graph):
+        y = cumsum(x)
+    for given in (xs[0], -xs[0]):
+        x.copy_(given)
+        y.fill_(torch.nan)
+        graph.replay()
+        assert torch.equal(y, cumsum(given))
+
+
+@pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001), (1, 4400004), (300, 16400)])
 def test_the_same_bits_every_time(shape, device):
     x = make(shape, torch.float32, device)
     first = cumsum(x)
@@ -108,7 +165,7 @@ def test_the_same_bits_every_time(shape, device):
         assert torch.equal(cumsum(x), first)
 
 
-@pytest.mark.parametrize("n", [64, 5000, 50000])
+@pytest.mark.parametrize("n", [64, 5000, 50000, 1100000])
 def test_nan_and_infinity_stay_in_their_row_and_behind_their_place(n, device):
     x = make((4, n), torch.float32, device)
     x[1, n // 2], x[2, n // 3] = torch.nan, torch.inf
@@ -165,9 +222,9 @@ TILES = "float, float, 128, 8, 4"
         ((100, 64), torch.float16, "packs", "__half, __half, 2, 4, 8", 1, [2, 128]),
         ((100, 65), torch.int32, "any", "int, long long, 32, 3, 1", 13, [32, 8]),
         ((8192, 32768), torch.float32, "packs", "float, float, 256, 4, 4", 8192, [256, 1]),
-        ((64, 128256), torch.float32, "tiles-packs", TILES, 2048, [128, 1]),
+        ((64, 32768), torch.float32, "tiles-packs", TILES, 512, [128, 1]),
         ((1, 1 << 25), torch.int32, "tiles-packs", "int, long long, 128, 8, 2", 16384, [128, 1]),
-        ((1, 1 << 31), torch.float32, "tiles-packs", TILES, 1 << 19, [128, 1]),
+        ((1, 1 << 31), torch.int32, "tiles-packs", "int, long long, 128, 8, 2", 1 << 20, [128, 1]),
         ((2, 50001), torch.float16, "tiles-any", "__half, __half, 256, 12, 1", 34, [256, 1]),
     ],
 )
@@ -179,9 +236,42 @@ def test_cuda_plan(shape, dtype, implementation, values, grid, block):
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], [*block, 1])
 
 
+MULTIPROCESSORS = "which only a launch can ask for"  # all that is left to know
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "arch", "why"),
+    [
+        ((1, 1 << 22), torch.float32, "sm_90a", MULTIPROCESSORS),
+        ((1, (1 << 22) - 4), torch.float32, "sm_90a", "x.numel() >= "),
+        ((1, (1 << 22) + 2), torch.float32, "sm_90a", " % (16 // x.itemsize) == 0"),
+        ((527, 16388), torch.float32, "sm_100a", MULTIPROCESSORS),
+        ((528, 16388), torch.float32, "sm_90a", " < 528"),
+        ((256, 16384), torch.float32, "sm_90a", " > 16384"),
+        ((1, 1 << 24), torch.bfloat16, "sm_90a", MULTIPROCESSORS),
+        ((64, 128256), torch.bfloat16, "sm_90a", "x.numel() >= "),
+        ((512, 32768), torch.float16, "sm_90a", MULTIPROCESSORS),
+        ((1, 1 << 24), torch.int32, "sm_90a", "x.dtype == "),
+        ((1, 1 << 31), torch.float32, "sm_90a", MULTIPROCESSORS),
+        ((1, 1 << 24), torch.float32, "sm_80", "arch(x) >= 90"),
+        ((1, 1 << 24), torch.float32, "sm_120", " <= shared_memory(x)"),
+    ],
+)
+def test_what_blocks_that_read_ahead_serve(shape, dtype, arch, why):
+    facts = (cuda(shape, dtype), False)
+    found = _runtime.check_code(cumsum.name, "cuda:ring", facts, [arch])[0]
+    assert why in (found["why_not"] or found["refused"][0])
+
+
 @pytest.mark.parametrize("arch", ARCHS)
 @pytest.mark.parametrize("implementation", ["packs", "any", "tiles-packs", "tiles-any"])
 def test_cuda_sources_compile(implementation, arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16, torch.int32, torch.int64):
         facts = (cuda((2, 32768), dtype), False)
         compiles(cumsum, facts, arch, f"cuda:{implementation}")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_source_of_blocks_that_read_ahead_compiles(dtype, arch):
+    compiles(cumsum, (cuda((1, 1 << 24), dtype), False), arch, "cuda:ring")
