@@ -7,9 +7,12 @@ using opaq::Pack;
 
 using Count = unsigned long long;
 
-__global__ void __launch_bounds__(256) clear_counts(long long* counts, long long bins) {
-  const long long bin = blockIdx.x * 256LL + threadIdx.x;
-  if (bin < bins) counts[bin] = 0;
+// Also clears `words` sums, which are no more than bins, or than 256.
+__global__ void __launch_bounds__(256)
+    clear_counts(long long* counts, long long bins, Count* sums, int words) {
+  const long long at = blockIdx.x * 256LL + threadIdx.x;
+  if (at < bins) counts[at] = 0;
+  if (at < words) sums[at] = 0;
 }
 
 // Calls prepare() once, and count(pack) for the packs of VEC numbers of x that this thread of the
@@ -139,10 +142,36 @@ __device__ __noinline__ void settle(Count* total, int bins, unsigned word, unsig
   }
 }
 
+// Words of several blocks are added up in words of 8 bytes, with counters of 21 bits: enough for
+// 2050 blocks. Two blocks, a cluster where the device has clusters, first add up theirs.
+constexpr int kWide = 21;
+using Pair = opaq::Team<2, 1024>;
+
+__device__ Count widened(unsigned word) {
+  return (word & kMost) | Count(word >> 10 & kMost) << kWide |
+         Count(word >> 20 & kMost) << 2 * kWide;
+}
+__device__ void meet_pair() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#else
+  __syncthreads();
+#endif
+}
+__device__ unsigned of_other_block(unsigned word) {
+  unsigned value = 0;
+#if __CUDA_ARCH__ >= 900
+  unsigned there;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(word), "r"(1 - Pair::rank()));
+  asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(value) : "r"(there) : "memory");
+#endif
+  return value;
+}
+
 template <typename I, int VEC>
-__global__ void __launch_bounds__(1024)
-    bincount_packed(long long* counts, unsigned* of_blocks, const I* x, long long n, int bins,
-                    int words) {
+__global__ void __launch_bounds__(1024) OPAQ_CLUSTER(2)
+    bincount_packed(long long* counts, Count* sums, const I* x, long long n, int bins, int words) {
   extern __shared__ __align__(16) unsigned counters[];
   const unsigned first_word = address_of(counters);
   const auto settle_word = [&](unsigned word, unsigned carried) {
@@ -191,41 +220,17 @@ __global__ void __launch_bounds__(1024)
         settle_word(word[j], carried);
   };
   each_pack<VEC, 4>(x, n, clear, count);
-  __syncthreads();
-  unsigned* const row = of_blocks + blockIdx.x * static_cast<long long>(words);
-  for (int i = threadIdx.x * 4; i < words; i += blockDim.x * 4)
-    opaq::store<4>(row + i, opaq::load<4>(counters + i));
+  meet_pair();
+  const int part = words / Pair::kRanks, first = Pair::rank() * part;
+#pragma unroll 4
+  for (int i = first + threadIdx.x; i < first + part; i += 1024) {
+    const Count sum = widened(counters[i]) + widened(of_other_block(first_word + i * 4));
+    if (sum) atomicAdd(sums + i, sum);
+  }
+  meet_pair();  // a block's words are there until the other one has read them
 }
 
-// Adds the counters of all blocks to `counts`. A block of 16 x 32 threads has 64 words; threads of
-// one threadIdx.y add up every 32nd row.
-__global__ void __launch_bounds__(512, 3)
-    sum_packed(long long* counts, const unsigned* of_blocks, int blocks, int bins, int words) {
-  constexpr int kWords = 64;
-  __shared__ unsigned sums[3][kWords];
-  const int first = blockIdx.x * kWords;
-  const int thread = threadIdx.y * 16 + threadIdx.x;
-  if (thread < 3 * kWords) sums[thread / kWords][thread % kWords] = 0;
-  __syncthreads();
-  const int at = first + threadIdx.x * 4;
-  if (at < words) {
-    unsigned mine[3][4] = {};
-#pragma unroll 5
-    for (int block = threadIdx.y; block < blocks; block += 32) {
-      const Pack<unsigned, 4> pack = opaq::load<4>(of_blocks + block * (long long)words + at);
-#pragma unroll
-      for (int j = 0; j < 4; ++j)
-#pragma unroll
-        for (int part = 0; part < 3; ++part) mine[part][j] += pack.at[j] >> 10 * part & kMost;
-    }
-#pragma unroll
-    for (int j = 0; j < 4; ++j)
-#pragma unroll
-      for (int part = 0; part < 3; ++part)  // side by side, so that lanes take different banks
-        atomicAdd(&sums[part][j * 16 + threadIdx.x], mine[part][j]);
-  }
-  __syncthreads();
-  if (thread >= 3 * kWords) return;
-  const int word = thread / 3, bin = first * 3 + thread;
-  if (bin < bins) counts[bin] += sums[thread % 3][word % 4 * 16 + word / 4];
+__global__ void __launch_bounds__(256) add_packed(long long* counts, const Count* sums, int bins) {
+  const int bin = blockIdx.x * 256 + threadIdx.x;
+  if (bin < bins) counts[bin] += sums[bin / 3] >> kWide * (bin % 3) & ((1u << kWide) - 1);
 }

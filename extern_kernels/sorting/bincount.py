@@ -27,7 +27,8 @@ _REQUIRES = [
 _SHARED = 12288  # counters that a block has in shared memory, of 4 bytes
 # The next smaller power of two of the counters that there is room for, up to one for each lane.
 _COPIES = f"min(32, next_power_of_2({_SHARED} // bins // 2 + 1))"
-_CLEAR = opaq.step(entry="clear_counts", grid="ceil_div(bins, 256)", block=256, args="counts, bins")
+_FLAT = {"grid": "ceil_div(bins, 256)", "block": 256}
+_CLEAR = opaq.step(entry="clear_counts", args="counts, bins, 0, 0", **_FLAT)
 
 # Three counters of 10 bits in a word, for so many numbers that it pays to add up those of blocks;
 # from where counters of 4 bytes have no copies, up to 96 KB, which every device from sm_80 on has.
@@ -59,22 +60,17 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     bincount.cuda(
         name=f"cuda:packed-{_name}",
         source=opaq.file("bincount.cu"),
-        scratch={"of_blocks": opaq.tensor(f"{_BLOCKS}, {_WORDS}", dtype="uint32")},
+        scratch={"sums": opaq.tensor(_WORDS, dtype="uint64")},
         steps=[
-            _CLEAR,
+            opaq.step(entry="clear_counts", args=f"counts, bins, sums, {_WORDS}", **_FLAT),
             opaq.step(
                 entry=f"bincount_packed<{{x.dtype}}, {{{_vec}}}>",
                 grid=_BLOCKS,
                 block=1024,
                 shared=f"{_WORDS} * 4",
-                args=f"counts, of_blocks, x, x.numel(), bins, {_WORDS}",
+                args=f"counts, sums, x, x.numel(), bins, {_WORDS}",
             ),
-            opaq.step(
-                entry="sum_packed",
-                grid=f"ceil_div({_WORDS}, 64)",
-                block=[16, 32],
-                args=f"counts, of_blocks, {_BLOCKS}, bins, {_WORDS}",
-            ),
+            opaq.step(entry="add_packed", args="counts, sums, bins", **_FLAT),
         ],
         requires=[
             *_requires,
