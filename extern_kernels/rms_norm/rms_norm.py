@@ -68,6 +68,21 @@ _ALIGNED = rows.aligned("x", "y", optional=("weight",))
 _RANKS = rows.sharing(PACKS, 512 * 8)
 _THREADS = f"min(512, {rows.fitting(PACKS, _RANKS, 8)})"
 _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
+# Many of the rows that clusters compute, where blocks can have so much shared memory: clusters of 4
+# or 8 blocks that work on several rows at once (rms_norm_pipelined.cu), each block on up to 2048
+# packs of a row, whose weights it keeps. Few rows are left to the kernel above, of which more
+# blocks are resident.
+_RANKS_PIPELINED = rows.sharing(PACKS, 2048)
+_CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
+_PIPELINED_SHARED = (
+    f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + (16 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * "
+    "weight.itemsize // x.itemsize if defined(weight) else 0))"
+)
+_PIPELINED = [
+    f"{PACKS} > 512 * 8 and {PACKS} <= 8 * 2048",
+    *rows.many_pipelined(ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+]
 
 
 rms_norm.cuda(
@@ -78,6 +93,18 @@ rms_norm.cuda(
     block=[LANES, f"256 // {LANES}"],
     args=f"y, rstd, x, weight, {ROWS}, x.size(-1), eps, offset",
     requires=[*_CUDA, *_ALIGNED, f"{PACKS} <= {HELD}"],
+    priority=1,
+)
+rms_norm.cuda(
+    name="cuda:pipelined",
+    source=opaq.file("rms_norm_pipelined.cu"),
+    entry=f"rms_norm_pipelined<{DTYPES}, {{{_RANKS_PIPELINED}}}, {{ceil_div({_CHUNK}, 256)}}, "
+    f"{{{WEIGHT}}}>",
+    grid=rows.grid_pipelined(ROWS, _RANKS_PIPELINED),
+    block=rows.THREADS_PIPELINED,
+    shared=_PIPELINED_SHARED,
+    args=f"y, rstd, x, weight, {ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), eps, offset",
+    requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
     priority=1,
 )
 rms_norm.cuda(

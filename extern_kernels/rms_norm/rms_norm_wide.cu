@@ -1,35 +1,12 @@
 // RMSNorm forward for wide rows, which are read as ../wide_rows.cuh says: the formulas and rules of
 // rms_norm.cu.
 #include "../wide_rows.cuh"
+#include "rms_norm.cuh"
 
 using opaq::from_float;
 using opaq::kAhead;
 using opaq::Pack;
 using opaq::row_sum;
-
-namespace {
-
-template <int N, typename T>
-__device__ float sum_of_squares(const Pack<T, N>& pack) {
-  float v[N], sum = 0;
-  opaq::to_floats(v, pack);
-#pragma unroll
-  for (int j = 0; j < N; ++j) sum += v[j] * v[j];
-  return sum;
-}
-
-template <int WEIGHT, int N, typename T, typename W>
-__device__ Pack<T, N> scaled(const Pack<T, N>& pack, const Pack<W, N>& weight, float scale,
-                             float offset) {
-  float y[N], w[N];
-  opaq::to_floats(y, pack);
-  opaq::to_floats(w, weight);
-#pragma unroll
-  for (int j = 0; j < N; ++j) y[j] = opaq::weighted<WEIGHT>(y[j] * scale, w[j], offset);
-  return opaq::pack_from_float<T>(y);
-}
-
-}  // namespace
 
 template <typename T, typename W, int THREADS, int RANKS, int WEIGHT>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)

@@ -19,6 +19,7 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
+    misfits,
     of_one_dtype,
     plan,
     refuses,
@@ -26,6 +27,7 @@ from kernel_checks import (
 )
 
 import opaq
+from opaq import _runtime
 from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
 
@@ -134,6 +136,38 @@ def test_strided_inputs(dtype, device):
 def test_an_odd_storage_offset(dtype, device):
     flat, weight = make((8 * 64 + 1,), dtype, device)
     check(flat[1:].view(8, 64), weight[1:65])
+
+
+# bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; ragged ones;
+# the first and the last length. float32: half the length.
+PIPELINED = [(91, 32776), (90, 32776), (131, 65528), (46, 65544), (45, 65544), (60, 90008)]
+PIPELINED += [(47, 131072)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", PIPELINED)
+def test_many_wide_rows(shape, dtype, device):
+    rows, length = shape[0] if device == "cuda" else 9, shape[1] * 2 // dtype.itemsize
+    x, weight = make((rows, length), dtype, device)
+    for given, offset in ((weight, 0.0), (weight.float(), 0.0), (weight, 1.0), (None, 0.0)):
+        wide = None if given is None else given.double() + offset
+        for actual, expected in zip(rms_norm(x, given, 1e-6, offset), exact(x, wide, 1e-6)):
+            close(actual, expected)
+
+
+def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
+    """Clusters take rows by turns, and none waits for another."""
+    rows = 200 if device == "cuda" else 9
+    x, weight = make((rows, 36872), torch.bfloat16, device)
+    first = rms_norm(x, weight)
+    others = [3, rows // 2, rows - 1]
+    x[others[0], 5], x[others[1], 36871], x[others[2], 0] = torch.nan, torch.inf, -torch.inf
+    kept = [row for row in range(rows) if row not in others]
+    for _ in range(3):
+        y, rstd = rms_norm(x, weight)
+        assert y[others[0]].isnan().all() and rstd[others[0]].isnan()
+        assert (rstd[others[1:]] == 0).all()
+        assert torch.equal(y[kept], first[0][kept]) and torch.equal(rstd[kept], first[1][kept])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -343,6 +377,42 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
         assert launch["shared"] == shared
 
 
+@pytest.mark.parametrize(
+    ("shape", "weight", "way"),
+    [
+        ((2048, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
+        ((91, 65536), torch.float32, "pipelined<{}, 4, 4, 1>"),
+        ((90, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
+        ((2048, 65544), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
+        ((2048, 131072), torch.float32, "pipelined<{}, 8, 4, 1>"),
+        ((2048, 131072), None, "pipelined<{}, 8, 4, 0>"),
+        ((2048, 131080), torch.bfloat16, "wide<{}, 288, 8, 1>"),
+        ((2048, 32776), torch.bfloat16, "pipelined<{}, 4, 3, 1>"),
+        ((2048, 32768), torch.bfloat16, "wide<{}, 512, 1, 1>"),
+    ],
+)
+def test_many_wide_rows_are_pipelined(shape, weight, way):
+    given = None if weight is None else cuda(shape[-1:], weight)
+    facts = (cuda(shape, torch.bfloat16), given, 1e-6)
+    types = f"__nv_bfloat16, {'float' if weight == torch.float32 else '__nv_bfloat16'}"
+    reasons = misfits(rms_norm, facts, "sm_90a", "cuda:pipelined")
+    entry = f"rms_norm_{way.format(types)}"
+    if "pipelined" in way:  # all is as it must be but for what only a launch knows
+        assert len(reasons) == 1
+        assert reasons[0].startswith("multiprocessors(x) >= 132 does not hold: ")
+        assert _runtime.compile(rms_norm.name, facts, "sm_90a", "cuda:pipelined")["entry"] == entry
+    else:
+        assert len(reasons) > 1
+        name, launch = serving(rms_norm, facts, "sm_90a")
+        assert (name, launch["entry"]) == ("cuda:wide", entry)
+
+
+@pytest.mark.parametrize("arch", ["sm_80", "sm_120"])
+def test_other_devices_have_another_kernel_for_many_wide_rows(arch):
+    facts = (cuda((4096, 65536)), cuda((65536,)), 1e-6)
+    assert serving(rms_norm, facts, arch)[0] == "cuda:wide"
+
+
 def test_shared_memory_of_wide_rows_fits_every_device():
     for length in (16392, 20480, 65536, 262144, 1 << 24):
         facts = cuda((64, length), torch.bfloat16), cuda((length,), torch.bfloat16), 1e-6
@@ -358,6 +428,16 @@ def test_the_wide_cuda_kernel_compiles(arch):
         for length in (32768, 262144):
             facts = cuda((64, length), dtype), cuda((length,), dtype), 1e-6
             compiles(rms_norm, facts, arch, "cuda:wide")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_pipelined_cuda_kernel_compiles(arch):
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        for packs in (4097, 8192, 8193, 16384):
+            x, n = cuda((400, packs * 16 // dtype.itemsize), dtype), packs * 16 // dtype.itemsize
+            for weight in (cuda((n,), dtype), cuda((n,), torch.float32)):
+                compiles(rms_norm, (x, weight, 1e-6), arch, "cuda:pipelined")
+            compiles(rms_norm, (x, None, 1e-6), arch, "cuda:pipelined")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
