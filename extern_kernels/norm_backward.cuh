@@ -14,7 +14,8 @@
 
 namespace opaq {
 
-extern __shared__ uint4 slots_memory[];
+// Aligned for bulk copies (cluster_sums.cuh).
+extern __shared__ __align__(128) uint4 slots_memory[];
 
 // Of consecutive rows up to `end`, n elements long. In a round, of which a thread's rows begin with
 // `row`, pack i of x is pack i % ITEMS of row `row` + i / ITEMS; that of grad_y is PACKS later.
