@@ -9,7 +9,8 @@
 //
 // 2: A turn is two rows, so that a warp waits for the other blocks half as often. Registers hold
 //    the weight.
-// 4: A turn is one row. The weight is in shared memory.
+// 4: A turn is one row. Registers hold the weight of RMSNorm, if its dtype is that of x, as packs;
+//    others are in shared memory.
 // 8: Rows that are wider than the rings of a cluster are copied to them twice, the second time from
 //    the L2 cache, to be added up and to be written; a row is written before the next one is added
 //    up. The weight is read from global memory. Registers do not hold sums for both weight and
@@ -50,8 +51,10 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   constexpr int SPAN = THREADS * EACH;                 // packs from a unit of a warp to its next
   constexpr int SUMS = TWICE ? 1 : COUNT;              // sums over rows in registers
   constexpr int AHEAD = TWICE ? 1 : TOGETHER * ITEMS;  // packs of added that are loaded at once
-  constexpr int WEIGHTS = ITEMS == 2 ? ITEMS : 1;      // packs of the weight in registers
-  constexpr int WIDE = sizeof(W) / sizeof(T);          // 16-byte words of a pack of the weight
+  constexpr bool FLOATS = ITEMS == 2;                  // registers hold the weight, as floats
+  constexpr bool HELD = ITEMS == 4 && RMS && is_same<T, W>;  // or as packs
+  constexpr bool SHARED = ITEMS == 4 && !HELD;               // it is in shared memory
+  constexpr int WIDE = sizeof(W) / sizeof(T);  // 16-byte words of a pack of the weight
   static_assert(TWICE || STAGES >= 2 * TOGETHER * UNITS, "two turns are in the ring at once");
   __shared__ ClusterSums<RANKS, WARPS, TOGETHER * COUNT> sums_of_turn;
   __shared__ Arrivals filled[WARPS][STAGES];
@@ -74,7 +77,7 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   const auto exists = [&](int i) { return within(i) < left; };
   const auto column = [&](int i) { return (first + within(i)) * VEC; };
   uint4* const ring = slots_memory + warp * STAGES * UNIT;
-  uint4* const weights = slots_memory + WARPS * STAGES * UNIT + threadIdx.x;  // ITEMS 4
+  uint4* const weights = slots_memory + WARPS * STAGES * UNIT + threadIdx.x;  // SHARED
 
   // Fills a unit of the ring with the next unit of rows.
   const int rows = of.end > of.begin ? of.end - of.begin : 0;
@@ -104,21 +107,26 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     fill(unit);
   };
   // Pack i of the weight: of registers, of shared memory [ITEMS][WIDE][THREADS], or read anew.
-  float held[WEIGHTS][VEC];
+  float floats[FLOATS ? ITEMS : 1][VEC];
+  Pack<W, VEC> held[HELD ? ITEMS : 1];
 #pragma unroll
   for (int i = 0; !TWICE && i < ITEMS; ++i) {
     if (!exists(i)) continue;
     const Pack<W, VEC> pack = load_or<VEC>(of.weight, column(i), 1);
-    if (ITEMS == 2) to_floats(held[i % WEIGHTS], pack);
+    if constexpr (FLOATS) to_floats(floats[i], pack);
+    if constexpr (HELD) held[i] = pack;
 #pragma unroll
-    for (int k = 0; ITEMS == 4 && k < WIDE; ++k)
+    for (int k = 0; SHARED && k < WIDE; ++k)
       weights[(i * WIDE + k) * THREADS] = reinterpret_cast<const uint4*>(&pack)[k];
   }
   const auto weight = [&](float (&by)[VEC], int i) {
-    if constexpr (ITEMS == 2) {
+    if constexpr (FLOATS) {
 #pragma unroll
-      for (int j = 0; j < VEC; ++j) by[j] = held[i][j];
-    } else if constexpr (ITEMS == 4) {
+      for (int j = 0; j < VEC; ++j) by[j] = floats[i][j];
+    } else if constexpr (HELD) {
+      convert_anew(held[i], of.begin < 0);
+      to_floats(by, held[i]);
+    } else if constexpr (SHARED) {
       Pack<W, VEC / WIDE> words[WIDE];
 #pragma unroll
       for (int k = 0; k < WIDE; ++k) words[k] = load_shared<W>(weights + (i * WIDE + k) * THREADS);

@@ -336,10 +336,10 @@ def backward_facts(shape, dtype):
         ((3, 768), torch.bfloat16, "_ahead<__nv_bfloat16, 32, 3, 2", 1, [32, 8], 49152),
         ((64, 4096), torch.float32, "_ahead<float, 512, 2, 2", 16, [512, 1], 65536),
         ((64, 16384), torch.bfloat16, "_ahead<__nv_bfloat16, 512, 4, 1", 16, [512, 1], 65536),
-        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, 4, 5", 64, [256, 1], 98304),
-        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, 4, 5", 960, [256, 1], 98304),
-        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, 4, 5", 960, [256, 1], 98304),
-        ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, 4, 8", 240, [160, 1], 92160),
+        ((64, 32768), torch.bfloat16, "_pipelined<bf16, 256, 4, 4, 6", 64, [256, 1], 98304),
+        ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, 4, 6", 960, [256, 1], 98304),
+        ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, 4, 6", 960, [256, 1], 98304),
+        ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, 4, 9", 240, [160, 1], 92160),
         ((64, 131072), torch.bfloat16, "_pipelined<bf16, 256, 8, 8, 6", 120, [256, 1], 98304),
         ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, 8, 3", 120, [512, 1], 98304),
         ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
@@ -364,7 +364,7 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
         ((8192, 16384), torch.float32, "two-rows", "<float, 512, 4, 2, 6", 960, 512, 196608),
         ((8192, 65536), torch.bfloat16, "two-rows", "<bf16, 512, 8, 2, 6", 960, 512, 196608),
         ((512, 36864), torch.bfloat16, "two-rows", "<bf16, 288, 8, 2, 10", 240, 288, 184320),
-        ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 6", 120, 512, 229376),
+        ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 7", 120, 512, 229376),
     ],
 )
 def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, grid, block, shared):
