@@ -9,8 +9,8 @@
 //
 // 2: A turn is two rows, so that a warp waits for the other blocks half as often. Registers hold
 //    the weight.
-// 4: A turn is one row. Registers hold the weight of RMSNorm, if its dtype is that of x, as packs;
-//    others are in shared memory.
+// 4: A turn is one row. Registers hold the weight, as packs, if its dtype is that of x; else shared
+//    memory does.
 // 8: Rows that are wider than the rings of a cluster are copied to them twice, the second time from
 //    the L2 cache, to be added up and to be written; a row is written before the next one is added
 //    up. The weight is read from global memory. Registers do not hold sums for both weight and
@@ -52,9 +52,9 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   constexpr int SUMS = TWICE ? 1 : COUNT;              // sums over rows in registers
   constexpr int AHEAD = TWICE ? 1 : TOGETHER * ITEMS;  // packs of added that are loaded at once
   constexpr bool FLOATS = ITEMS == 2;                  // registers hold the weight, as floats
-  constexpr bool HELD = ITEMS == 4 && RMS && is_same<T, W>;  // or as packs
-  constexpr bool SHARED = ITEMS == 4 && !HELD;               // it is in shared memory
-  constexpr int WIDE = sizeof(W) / sizeof(T);  // 16-byte words of a pack of the weight
+  constexpr bool HELD = ITEMS == 4 && is_same<T, W>;   // or as packs
+  constexpr bool SHARED = ITEMS == 4 && !HELD;         // shared memory holds it
+  constexpr int WIDE = sizeof(W) / sizeof(T);          // 16-byte words of a pack of the weight
   static_assert(TWICE || STAGES >= 2 * TOGETHER * UNITS, "two turns are in the ring at once");
   __shared__ ClusterSums<RANKS, WARPS, TOGETHER * COUNT> sums_of_turn;
   __shared__ Arrivals filled[WARPS][STAGES];

@@ -230,22 +230,20 @@ def declare_wide_backward(
     dtypes: str,
     more: str,
     blocks: str,
-    weight_held: bool,
     requires: list[str],
     **given: Any,
 ) -> None:
     """Implementations for longer rows, by norm_backward_pipelined.cuh: blocks share them, as
     clusters, of as few threads as have all packs if each has `items`. name: with {} for what tells
-    them apart; dtypes, more: first and last template arguments; weight_held: registers hold the
-    weight of one row at a time, if its dtype is that of x; given: source and args. 96 KB of shared
-    memory are there on every device from sm_80 on; before sm_90, which has no clusters, the kernels
-    compute rows by other means."""
+    them apart; dtypes, more: first and last template arguments; given: source and args. 96 KB of
+    shared memory are there on every device from sm_80 on; before sm_90, which has no clusters, the
+    kernels compute rows by other means."""
     # Shared memory of a thread, in slots of 16 bytes, of which a block has so many KB in all: for
-    # the weight, which is perhaps wider than x, and a ring of units of two packs each of two
+    # the weight, unless it has the dtype of x, and a ring of units of two packs each of two
     # tensors. In a sweep on an H200, more was better for rows of each length that was measured. A
     # block has up to 2 KB besides, for sums and for the barriers of its ring.
-    wide = "(weight.itemsize // x.itemsize if defined(weight) else 1)"
-    four_weights = f"(4 * {wide} if {wide} > 1 else 0)" if weight_held else f"4 * {wide}"
+    held = "(not defined(weight) or weight.dtype == x.dtype)"  # in registers
+    four_weights = f"(0 if {held} else 4 * (weight.itemsize // x.itemsize))"
     for way, kilobytes, items, weights, longer, longest in [
         ("two-rows", 192, 2, "0", HELD_BACKWARD, 8 * 1024),
         ("one-row", 224, 4, four_weights, 8 * 1024, 8 * 2048),

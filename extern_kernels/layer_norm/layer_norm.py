@@ -186,7 +186,6 @@ rows.declare_wide_backward(
     rows.DTYPES,
     "",
     _BLOCKS,
-    False,
     [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED],
     source=opaq.file("layer_norm_backward.cu"),
     args=_BACKWARD_ARGS,

@@ -163,7 +163,6 @@ for _name, _adds, _condition in [
         DTYPES,
         f", {_adds}",
         BLOCKS,
-        True,
         [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, _condition],
         source=opaq.file("rms_norm_backward.cu"),
         args=_BACKWARD_ARGS,
