@@ -3,18 +3,15 @@
 //
 // Each warp works at its own pace. It has a ring of STAGES units in shared memory, of 2 packs a
 // lane of x and of grad_y, which bulk copies fill long before they are needed. It adds up the next
-// turn, which is one row or two, while the sums of the present one come from the other blocks, and
-// then writes the present one, which it reads from the ring again. The sums over rows, for the
-// gradients of weight and bias, are in registers. ITEMS decides about the rest:
+// row while the sums of the present one come from the other blocks, and then writes the present
+// one, which it reads from the ring again. The sums over rows, for the gradients of weight and
+// bias, are in registers, and so is the weight, if its dtype is that of x; else it is in shared
+// memory. This is so with ITEMS 4.
 //
-// 2: A turn is two rows, so that a warp waits for the other blocks half as often. Registers hold
-//    the weight.
-// 4: A turn is one row. Registers hold the weight, as packs, if its dtype is that of x; else shared
-//    memory does.
-// 8: Rows that are wider than the rings of a cluster are copied to them twice, the second time from
-//    the L2 cache, to be added up and to be written; a row is written before the next one is added
-//    up. The weight is read from global memory. Registers do not hold sums for both weight and
-//    bias: those for the bias are computed at the end, from all rows of grad_y.
+// ITEMS 8: rows that are wider than the rings of a cluster are copied to them twice, the second
+// time from the L2 cache, to be added up and to be written; a row is written before the next one is
+// added up. The weight is read from global memory. Registers do not hold sums for both weight and
+// bias: those for the bias are computed at the end, from all rows of grad_y.
 #pragma once
 
 #include "cluster_sums.cuh"
@@ -42,26 +39,24 @@ struct NormBackward {
 
 template <typename T, typename W, int THREADS, int RANKS, bool RMS, bool ADD, int ITEMS, int STAGES>
 __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
-  static_assert(ITEMS == 2 || ITEMS == 4 || ITEMS == 8);
+  static_assert(ITEMS == 4 || ITEMS == 8);
   constexpr bool TWICE = ITEMS == 8;
-  constexpr int TOGETHER = ITEMS == 2 ? 2 : 1;  // rows of a turn
   constexpr int VEC = 16 / sizeof(T), WARPS = THREADS / 32, COUNT = RMS ? 1 : 2;
   constexpr int EACH = 2, UNIT = 2 * EACH * 32;  // packs of a lane; of x, then of grad_y
   constexpr int UNITS = ITEMS / EACH;
-  constexpr int SPAN = THREADS * EACH;                 // packs from a unit of a warp to its next
-  constexpr int SUMS = TWICE ? 1 : COUNT;              // sums over rows in registers
-  constexpr int AHEAD = TWICE ? 1 : TOGETHER * ITEMS;  // packs of added that are loaded at once
-  constexpr bool FLOATS = ITEMS == 2;                  // registers hold the weight, as floats
-  constexpr bool HELD = ITEMS == 4 && is_same<T, W>;   // or as packs
-  constexpr bool SHARED = ITEMS == 4 && !HELD;         // shared memory holds it
-  constexpr int WIDE = sizeof(W) / sizeof(T);          // 16-byte words of a pack of the weight
-  static_assert(TWICE || STAGES >= 2 * TOGETHER * UNITS, "two turns are in the ring at once");
-  __shared__ ClusterSums<RANKS, WARPS, TOGETHER * COUNT> sums_of_turn;
+  constexpr int SPAN = THREADS * EACH;            // packs from a unit of a warp to its next
+  constexpr int SUMS = TWICE ? 1 : COUNT;         // sums over rows in registers
+  constexpr int AHEAD = TWICE ? 1 : ITEMS;        // packs of added that are loaded at once
+  constexpr bool HELD = !TWICE && is_same<T, W>;  // registers hold the weight
+  constexpr bool SHARED = !TWICE && !HELD;        // shared memory does
+  constexpr int WIDE = sizeof(W) / sizeof(T);     // 16-byte words of a pack of the weight
+  static_assert(TWICE || STAGES >= 2 * UNITS, "two rows are in the ring at once");
+  __shared__ ClusterSums<RANKS, WARPS, COUNT> sums_of_row;
   __shared__ Arrivals filled[WARPS][STAGES];
   const int lane = threadIdx.x % 32, rank = Team<RANKS, THREADS>::rank();
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // so that the compiler knows: one value
   if (threadIdx.x == 0) {
-    sums_of_turn.begin();
+    sums_of_row.begin();
     for (auto& of_warp : filled)
       for (auto& each : of_warp) each.begin();
     Arrivals::begun();
@@ -80,8 +75,8 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   uint4* const weights = slots_memory + WARPS * STAGES * UNIT + threadIdx.x;  // SHARED
 
   // Fills a unit of the ring with the next unit of rows.
-  const int rows = of.end > of.begin ? of.end - of.begin : 0;
-  int next_unit = 0, rows_left = rows;
+  const int turns = of.end > of.begin ? of.end - of.begin : 0;
+  int next_unit = 0, rows_left = turns;
   bool second = false;
   long long next_at = of.begin * of.n + first * VEC;
   const auto fill = [&](int unit) {
@@ -107,23 +102,18 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     fill(unit);
   };
   // Pack i of the weight: of registers, of shared memory [ITEMS][WIDE][THREADS], or read anew.
-  float floats[FLOATS ? ITEMS : 1][VEC];
   Pack<W, VEC> held[HELD ? ITEMS : 1];
 #pragma unroll
   for (int i = 0; !TWICE && i < ITEMS; ++i) {
     if (!exists(i)) continue;
     const Pack<W, VEC> pack = load_or<VEC>(of.weight, column(i), 1);
-    if constexpr (FLOATS) to_floats(floats[i], pack);
     if constexpr (HELD) held[i] = pack;
 #pragma unroll
     for (int k = 0; SHARED && k < WIDE; ++k)
       weights[(i * WIDE + k) * THREADS] = reinterpret_cast<const uint4*>(&pack)[k];
   }
   const auto weight = [&](float (&by)[VEC], int i) {
-    if constexpr (FLOATS) {
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) by[j] = floats[i][j];
-    } else if constexpr (HELD) {
+    if constexpr (HELD) {
       convert_anew(held[i], of.begin < 0);
       to_floats(by, held[i]);
     } else if constexpr (SHARED) {
@@ -139,22 +129,11 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   struct Statistics {
     float mean = 0, scale = 0;
   };
-  struct Turn {
-    Statistics row[TOGETHER];
-  };
-  const int turns = (rows + TOGETHER - 1) / TOGETHER;
-  // The last turn may have fewer rows.
-  const auto is_row = [&](int turn, int r) { return TOGETHER == 1 || turn * TOGETHER + r < rows; };
   const auto statistics = [&](int turn) {
-    Turn found;
-#pragma unroll
-    for (int r = 0; r < TOGETHER; ++r) {
-      const long long row = of.begin + turn * TOGETHER + r;
-      if (row < of.end) found.row[r] = {RMS ? 0 : of.mean[row], of.rstd[row]};
-    }
-    return found;
+    const long long row = of.begin + turn;
+    return turn < turns ? Statistics{RMS ? 0 : of.mean[row], of.rstd[row]} : Statistics();
   };
-  Turn next = statistics(0);
+  Statistics next = statistics(0);
   float of_rows[SUMS][ITEMS][VEC] = {};
   int arriving = 0, written = 0;  // units of the ring: that is waited for, and written next
   unsigned phase = 0;             // of the first
@@ -162,102 +141,84 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     if (++arriving == STAGES) arriving = 0, ++phase;
   };
   const auto sum = [&](int turn) {
-    const Turn at = next;
+    const Statistics at = next;
     next = statistics(turn + 1);
-    float dots[TOGETHER][COUNT] = {};  // the last: of grad_y * weight * v, v being x - mean
+    float dots[COUNT] = {};  // the last: of grad_y * weight * v, v being x - mean
 #pragma unroll
-    for (int r = 0; r < TOGETHER; ++r) {
-      if (!is_row(turn, r)) continue;
+    for (int i = 0; i < ITEMS; ++i) {
+      if (i % EACH == 0) filled[warp][arriving].wait(phase);
+      if (exists(i)) {
+        const uint4* const slot = ring + arriving * UNIT + i % EACH * 32 + lane;
+        float v[VEC], g[VEC], by[VEC];
+        to_floats(v, load_shared<T>(slot));
+        to_floats(g, load_shared<T>(slot + EACH * 32));
+        weight(by, i);
 #pragma unroll
-      for (int i = 0; i < ITEMS; ++i) {
-        if (i % EACH == 0) filled[warp][arriving].wait(phase);
-        if (exists(i)) {
-          const uint4* const slot = ring + arriving * UNIT + i % EACH * 32 + lane;
-          float v[VEC], g[VEC], by[VEC];
-          to_floats(v, load_shared<T>(slot));
-          to_floats(g, load_shared<T>(slot + EACH * 32));
-          weight(by, i);
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) {
-            const float gv = g[j] * (RMS ? v[j] : v[j] - at.row[r].mean);
-            if (!RMS) dots[r][0] += g[j] * by[j];
-            dots[r][COUNT - 1] += gv * (RMS ? by[j] + of.offset : by[j]);
-            of_rows[0][i][j] += gv * at.row[r].scale;
-            if (SUMS == 2) of_rows[SUMS - 1][i][j] += g[j];
-          }
-        }
-        if (i % EACH == EACH - 1) {
-          if (TWICE) refill(arriving);
-          arrived();
+        for (int j = 0; j < VEC; ++j) {
+          const float gv = g[j] * (RMS ? v[j] : v[j] - at.mean);
+          if (!RMS) dots[0] += g[j] * by[j];
+          dots[COUNT - 1] += gv * (RMS ? by[j] + of.offset : by[j]);
+          of_rows[0][i][j] += gv * at.scale;
+          if (SUMS == 2) of_rows[SUMS - 1][i][j] += g[j];
         }
       }
+      if (i % EACH == EACH - 1) {
+        if (TWICE) refill(arriving);
+        arrived();
+      }
     }
-    sums_of_turn.give(reinterpret_cast<float (&)[TOGETHER * COUNT]>(dots), turn, rank);
+    sums_of_row.give(dots, turn, rank);
     return at;
   };
-  const auto write = [&](int turn, const Turn& at) {
-    const long long first_row = of.begin + turn * TOGETHER;
-    float of_mean[TOGETHER] = {}, of_scale[TOGETHER] = {};
+  const auto write = [&](int turn, const Statistics& at) {
+    const long long row = of.begin + turn, begin = row * of.n;
+    const float of_mean = RMS ? 0 : element_or(of.grad_mean, row, 0);
+    const float of_scale = element_or(of.grad_rstd, row, 0), scale = at.scale;
     Pack<T, VEC> more[AHEAD];
 #pragma unroll
-    for (int r = 0; r < TOGETHER; ++r) {
-      if (!is_row(turn, r)) continue;
-      if (!RMS) of_mean[r] = element_or(of.grad_mean, first_row + r, 0);
-      of_scale[r] = element_or(of.grad_rstd, first_row + r, 0);
+    for (int i = 0; ADD && !TWICE && i < ITEMS; ++i)
+      if (exists(i)) more[i % AHEAD] = load_at_once<VEC>(of.added + begin + column(i));
+    float dots[COUNT];
+    sums_of_row.take(dots, turn);
+    const float shift = RMS ? 0 : (dots[0] * scale - of_mean) / of.n;
+    const float pull = (dots[COUNT - 1] + of_scale) * scale * scale * scale / of.n;
 #pragma unroll
-      for (int i = 0; ADD && !TWICE && i < ITEMS; ++i)
-        if (exists(i))
-          more[(r * ITEMS + i) % AHEAD] =
-              load_at_once<VEC>(of.added + (first_row + r) * of.n + column(i));
-    }
-    float dots[TOGETHER][COUNT];
-    sums_of_turn.take(reinterpret_cast<float (&)[TOGETHER * COUNT]>(dots), turn);
+    for (int i = 0; i < ITEMS; ++i) {
+      if (TWICE && i % EACH == 0) filled[warp][arriving].wait(phase);
+      if (exists(i)) {
+        const uint4* const slot = ring + (TWICE ? arriving : written) * UNIT + i % EACH * 32 + lane;
+        float v[VEC], out[VEC], by[VEC];
+        to_floats(v, load_shared<T>(slot));
+        to_floats(out, load_shared<T>(slot + EACH * 32));
+        weight(by, i);
 #pragma unroll
-    for (int r = 0; r < TOGETHER; ++r) {
-      if (!is_row(turn, r)) continue;
-      const long long begin = (first_row + r) * of.n;
-      const float mean = at.row[r].mean, scale = at.row[r].scale;
-      const float shift = RMS ? 0 : (dots[r][0] * scale - of_mean[r]) / of.n;
-      const float pull = (dots[r][COUNT - 1] + of_scale[r]) * scale * scale * scale / of.n;
-#pragma unroll
-      for (int i = 0; i < ITEMS; ++i) {
-        if (TWICE && i % EACH == 0) filled[warp][arriving].wait(phase);
-        if (exists(i)) {
-          const int unit = TWICE ? arriving : written;
-          const uint4* const slot = ring + unit * UNIT + i % EACH * 32 + lane;
-          float v[VEC], out[VEC], by[VEC];
-          to_floats(v, load_shared<T>(slot));
-          to_floats(out, load_shared<T>(slot + EACH * 32));
-          weight(by, i);
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) {
-            if (RMS)
-              out[j] = out[j] * (by[j] + of.offset) * scale - v[j] * pull;
-            else
-              out[j] = out[j] * by[j] * scale - shift - (v[j] - mean) * pull;
-          }
-          if (ADD) {
-            if (TWICE) more[0] = load_at_once<VEC>(of.added + begin + column(i));
-            to_floats(v, more[(r * ITEMS + i) % AHEAD]);
-#pragma unroll
-            for (int j = 0; j < VEC; ++j) out[j] += v[j];
-          }
-          store_at_once<VEC>(of.grad_x + begin + column(i), pack_from_float<T>(out));
+        for (int j = 0; j < VEC; ++j) {
+          if (RMS)
+            out[j] = out[j] * (by[j] + of.offset) * scale - v[j] * pull;
+          else
+            out[j] = out[j] * by[j] * scale - shift - (v[j] - at.mean) * pull;
         }
-        if (i % EACH == EACH - 1) {
-          refill(TWICE ? arriving : written);
-          if (TWICE) arrived();
-          if (++written == STAGES) written = 0;
+        if (ADD) {
+          if (TWICE) more[0] = load_at_once<VEC>(of.added + begin + column(i));
+          to_floats(v, more[i % AHEAD]);
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) out[j] += v[j];
         }
+        store_at_once<VEC>(of.grad_x + begin + column(i), pack_from_float<T>(out));
+      }
+      if (i % EACH == EACH - 1) {
+        refill(TWICE ? arriving : written);
+        if (TWICE) arrived();
+        if (++written == STAGES) written = 0;
       }
     }
   };
   if (TWICE) {
     for (int turn = 0; turn < turns; ++turn) write(turn, sum(turn));
   } else if (turns > 0) {
-    Turn at = sum(0);
+    Statistics at = sum(0);
     for (int turn = 0; turn < turns; ++turn) {
-      Turn at_next = at;
+      Statistics at_next = at;
       if (turn + 1 < turns) at_next = sum(turn + 1);
       write(turn, at);
       at = at_next;

@@ -172,8 +172,7 @@ MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
 # clusters are resident, 30 or 15; one more would start when the others have ended. Few rows are
 # given to so many clusters, since each has sums to write. Many rows are given to four times as
 # many: a device on which fewer clusters are resident would take twice as long with a second wave of
-# a few, but takes only a quarter longer with a fifth wave. A block with more than 96 KB of shared
-# memory has a multiprocessor of its own: there, rows of up to 8192 packs take two waves, or eight.
+# a few, but takes only a quarter longer with a fifth wave.
 MOST_PACKS_PIPELINED = 8 * 4096
 RANKS_PIPELINED = sharing(PACKS, 1024)
 MANY_ROWS = 4096
@@ -245,7 +244,6 @@ def declare_wide_backward(
     held = "(not defined(weight) or weight.dtype == x.dtype)"  # in registers
     four_weights = f"(0 if {held} else 4 * (weight.itemsize // x.itemsize))"
     for way, kilobytes, items, weights, longer, longest in [
-        ("two-rows", 192, 2, "0", HELD_BACKWARD, 8 * 1024),
         ("one-row", 224, 4, four_weights, 8 * 1024, 8 * 2048),
         ("one-row-96kb", 96, 4, four_weights, HELD_BACKWARD, 8 * 1024),
         ("twice-96kb", 96, 8, "0", 8 * 1024, MOST_PACKS_PIPELINED),

@@ -21,7 +21,6 @@ NORM_LENGTHS = [64, 4096, 12288, 40000, 77]
 WEIGHT_LENGTHS = [*NORM_LENGTHS, 1536, 6144, 8192]
 # Packs of a row, for each way of the gradients of norms whose rows blocks share.
 WIDE_BACKWARD = {
-    "two-rows": [2049, 6000, 8192],
     "one-row": [8193, 16384],
     "one-row-96kb": [2049, 8192],
     "twice-96kb": [8193, 16384, 32768],

@@ -197,7 +197,7 @@ def test_gradients_of_wide_rows_with_a_float32_weight(length, device):
 LESS_SHARED = [f"cuda:{way}-96kb{more}" for way in ("one-row", "twice") for more in ("", "-added")]
 
 
-@pytest.mark.parametrize("length", [16392, 65536, 65544, 131072])
+@pytest.mark.parametrize("length", [65544, 131072])
 def test_gradients_of_wide_rows_in_less_shared_memory(length, device):
     x, weight = make((37, length), torch.float32, device)
     with opaq.prefer(rms_norm_backward, LESS_SHARED):
@@ -361,9 +361,7 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
 @pytest.mark.parametrize(
     ("shape", "dtype", "way", "entry", "grid", "block", "shared"),
     [
-        ((8192, 16384), torch.float32, "two-rows", "<float, 512, 4, 2, 6", 960, 512, 196608),
-        ((8192, 65536), torch.bfloat16, "two-rows", "<bf16, 512, 8, 2, 6", 960, 512, 196608),
-        ((512, 36864), torch.bfloat16, "two-rows", "<bf16, 288, 8, 2, 10", 240, 288, 184320),
+        ((8192, 65536), torch.bfloat16, "one-row-96kb", "<bf16, 256, 8, 4, 6", 960, 256, 98304),
         ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 7", 120, 512, 229376),
     ],
 )
