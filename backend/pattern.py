@@ -15,7 +15,7 @@ import torch
 from . import validate
 from .lowering.compat.pytorch import pytorch
 from .lowering.substitute.operations import value_of
-from .lowering.substitute.pattern import KEEPS, RESULT_DTYPE, patterns
+from .lowering.substitute.pattern import KEEPS, READ_DTYPE, RESULT_DTYPE, patterns
 from .lowering.substitute.pattern import Pattern as _Found
 from .op import Op
 
@@ -98,7 +98,9 @@ def pattern(
     argument has at least 32 MB, it tells that the argument is "given" to the graph or "returned" by
     it, so that keeping it until then takes no memory that would be free otherwise. Nor does
     `result_dtype`, which is told the dtype of the first result, such as "float32": casts before the
-    pattern are passed over, so the arguments may have fewer bits.
+    pattern are passed over, so the arguments may have fewer bits. `read_dtype` is told the dtype of
+    the last result where the others are computed from it: a result of 16 bits may be rounded for
+    what comes after the pattern alone.
 
     when(arguments): "" where the replacement serves these arguments (tensors without values, and
     numbers, by name), else why it does not. streamed: the large arguments; where Inductor computes
@@ -130,7 +132,7 @@ def pattern(
     if not callable(replacement):
         validate.refuse(where, "replacement", replacement, "a function")
     parameters = inspect.signature(replacement).parameters
-    told = {RESULT_DTYPE, *(f"{KEEPS}{each}" for each in parameters)}
+    told = {READ_DTYPE, RESULT_DTYPE, *(f"{KEEPS}{each}" for each in parameters)}
     for missing in [each for each in parameters if each not in examples and each not in told]:
         validate.refuse(where, "examples", sorted(examples), f"an example of {missing}")
     for option, names in (("streamed", streamed), ("nonzero", nonzero), ("positive", positive)):

@@ -1,10 +1,12 @@
 """RMSNorm of x + residual, with its gradient, in one launch: declaration and reference.
 
-add_rms_norm(x, residual, weight, eps=1e-6, offset=0.0) -> (y, sum, rstd)
+add_rms_norm(x, residual, weight, eps=1e-6, offset=0.0, unrounded=False) -> (y, sum, rstd)
 
 x, residual: [..., n], floating, of one shape and dtype
 sum: x + residual, in their dtype
 weight, y, rstd: as of rms_norm(sum, weight, eps, offset), which says which errors there are too
+unrounded: whether y and rstd are those of the sum in float32, before it is rounded to `sum` (the
+    gradient is computed from `sum`, in either case)
 """
 
 import torch
@@ -17,7 +19,7 @@ from .rms_norm import OFFSET, WEIGHT, gradients, rms_norm_reference
 
 add_rms_norm = opaq.op(
     "opaq_kernels::add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps=1e-6, "
-    "float offset=0.0) -> (Tensor y, Tensor sum, Tensor rstd)",
+    "float offset=0.0, bool unrounded=False) -> (Tensor y, Tensor sum, Tensor rstd)",
     outputs={
         "y": opaq.like("x"),
         "sum": opaq.like("x"),
@@ -27,11 +29,12 @@ add_rms_norm = opaq.op(
 _REQUIRES = [OFFSET, "residual.dtype == x.dtype", "residual.shape == x.shape"]
 _ALIGNED = rows.aligned("x", "residual", "y", "sum", optional=("weight",))
 _ARGS = "y, sum, rstd, x, residual, weight"
+_UNROUNDED = "{unrounded and x.itemsize < 4}"  # a sum in float32 is not rounded
 
 add_rms_norm.cuda(
     name="cuda:registers",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm<{DTYPES}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}>",
+    entry=f"add_rms_norm<{DTYPES}, {{{LANES}}}, {{{ITEMS}}}, {{{WEIGHT}}}, {_UNROUNDED}>",
     grid=f"ceil_div({ROWS}, 256 // {LANES})",
     block=[LANES, f"256 // {LANES}"],
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
@@ -44,7 +47,8 @@ _THREADS = rows.fitting(PACKS, _RANKS, 8)
 add_rms_norm.cuda(
     name="cuda:shared",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm_shared<{DTYPES}, {{{_THREADS}}}, 8, {{{_RANKS}}}, {{{WEIGHT}}}>",
+    entry=f"add_rms_norm_shared<{DTYPES}, {{{_THREADS}}}, 8, {{{_RANKS}}}, {{{WEIGHT}}}, "
+    f"{_UNROUNDED}>",
     grid=f"{_RANKS} * {ROWS}",
     block=_THREADS,
     args=f"{_ARGS}, {ROWS}, x.size(-1), eps, offset",
@@ -54,7 +58,7 @@ add_rms_norm.cuda(
 add_rms_norm.cuda(
     name="cuda:any",
     source=opaq.file("rms_norm.cu"),
-    entry=f"add_rms_norm_any<{DTYPES}>",
+    entry=f"add_rms_norm_any<{DTYPES}, {_UNROUNDED}>",
     grid=ROWS,
     block=256,
     args=f"{_ARGS}, x.size(-1), eps, offset",
@@ -75,6 +79,7 @@ def add_rms_norm_reference(
     weight: torch.Tensor | None,
     eps: float = 1e-6,
     offset: float = 0.0,
+    unrounded: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     if residual.shape != x.shape or residual.dtype != x.dtype:
         raise ValueError(
@@ -82,8 +87,9 @@ def add_rms_norm_reference(
             f"expected {x.dtype} of shape {tuple(x.shape)}, as x"
         )
     total = x + residual
-    y, rstd = rms_norm_reference(total, weight, eps, offset)
-    return y, total, rstd
+    wide = x.float() + residual.float() if unrounded and x.itemsize < 4 else total
+    y, rstd = rms_norm_reference(wide, weight, eps, offset)
+    return y.to(x.dtype), total, rstd
 
 
 def _setup_context(ctx, inputs, output) -> None:
@@ -100,7 +106,7 @@ def _backward(
 ):
     sums = ctx.needs_input_grad[2]
     grad, grad_weight = gradients(grad_y, grad_rstd, *ctx.saved_tensors, grad_sum, ctx.offset, sums)
-    return grad, grad, grad_weight, None, None
+    return grad, grad, grad_weight, None, None, None
 
 
 add_rms_norm.backward(_backward, setup_context=_setup_context)

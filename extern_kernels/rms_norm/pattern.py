@@ -33,6 +33,20 @@ def _when(arguments) -> str:
     return rows.refusal_of_parameters(x, {"weight": weight})
 
 
+def _when_added(arguments) -> str:
+    """The sum that is normalized is rounded as it is in the model; the op has the gradient of
+    rounded sums alone."""
+    x, residual, read = arguments["x"], arguments["residual"], arguments["read_dtype"]
+    trained = torch.is_grad_enabled() and (x.requires_grad or residual.requires_grad)
+    if _is_unrounded(x, read) and (trained or read != "float32"):
+        return f"the sum is normalized in {read}, before it is rounded to {x.dtype}"
+    return _when(arguments)
+
+
+def _is_unrounded(x, read) -> bool:
+    return getattr(torch, read).itemsize > x.dtype.itemsize
+
+
 def _when_of_one_dtype(arguments) -> str:
     return _when(arguments) or (_form(arguments) and "the weight has another dtype than x")
 
@@ -119,9 +133,11 @@ def _add_normed(
     least_norm=None,
     part=None,
     least_root=None,
+    read_dtype="",
 ):
     eps = _added(x, eps, least_norm, least_root)
-    return add_rms_norm(x, residual, weight, eps, offset)[:2]
+    unrounded = _is_unrounded(example_of(x), read_dtype)
+    return add_rms_norm(x, residual, weight, eps, offset, unrounded)[:2]
 
 
 def _float8(
@@ -161,7 +177,7 @@ add_pattern = opaq.pattern(
     "add_rms_norm",
     _add_normed,
     {**_EXAMPLES, "residual": torch.empty(2, 8, device="meta")},
-    when=_when,
+    when=_when_added,
     streamed=("x", "residual"),
     sizes=lambda arguments: rows_and_columns(arguments["x"]),
     form=_form,

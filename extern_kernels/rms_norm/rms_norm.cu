@@ -4,10 +4,11 @@
 //   backward:  g = grad_y * w,  grad_x = rstd * g - x * rstd^3 / n * (sum(g * x) + grad_rstd)
 //              + added, if that is given,  grad_weight = sum over rows(grad_y * x * rstd)
 // A weight that is null is as a weight of ones; a grad_rstd that is null is as zeros. W, the type
-// of the weight, is that of x, T, or float. With a residual, x + residual, rounded to their type,
-// takes the place of x and is written too. The subtle rule: no thread leaves before the reductions,
-// since one block holds several rows and a reduction counts on every thread; rows past the end take
-// part with zeros.
+// of the weight, is that of x, T, or float. With a residual, x + residual takes the place of x, and
+// is written too, rounded to their type; normalized is what is written or, if asked for, the sum
+// before it is rounded. The subtle rule: no thread leaves before the reductions, since one block
+// holds several rows and a reduction counts on every thread; rows past the end take part with
+// zeros.
 //
 // Layout of the fast kernels: LANES threads (threadIdx.x) share a row, which they hold in registers
 // as ITEMS packs of 16 bytes each, so that memory is read once; blockDim.y rows a block. Wider
@@ -25,6 +26,9 @@ using opaq::to_float;
 
 namespace {
 
+// What is normalized: x, x + residual as it is rounded, or before.
+enum Sum { kNone, kRounded, kUnrounded };
+
 template <int N, typename T>
 __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
   float sums[N];
@@ -33,12 +37,13 @@ __device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
   return opaq::pack_from_float<T>(sums);
 }
 
-// residual, sum: null, if ADD is false. RANKS blocks of LANES threads share a row, if there are
+// residual, sum: null, if there is no sum. RANKS blocks of LANES threads share a row, if there are
 // more.
-template <typename T, typename W, int LANES, int ITEMS, int RANKS, bool ADD, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int RANKS, Sum SUM, int WEIGHT>
 __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                           long long rows, int n, float eps, float offset) {
   constexpr int VEC = 16 / sizeof(T);
+  constexpr bool ADD = SUM != kNone;
   // Registers hold the weight, too, while a row is reduced, where its packs are few or small, or
   // where it takes so many registers anyway that a multiprocessor has one block.
   constexpr bool HELD = WEIGHT && (sizeof(W) == sizeof(T) || RANKS > 1 || ITEMS <= (ADD ? 2 : 4));
@@ -64,17 +69,23 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (HELD && column < mine.width) w[k] = opaq::load<VEC>(weight + mine.first + column);
   }
+  const auto value = [&](int k, int j) {
+    const float v = to_float(held[k].at[j]);
+    if constexpr (SUM == kUnrounded) return v + to_float(more[k].at[j]);
+    return v;
+  };
   float squares[1] = {};
 #pragma unroll
   for (int k = 0; k < ITEMS; ++k) {
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (!live || column >= mine.width) continue;
     if constexpr (ADD) {
-      held[k] = sum_of(held[k], more[k]);
-      opaq::store<VEC>(sum + at + column, held[k]);
+      const Pack<T, VEC> rounded = sum_of(held[k], more[k]);
+      opaq::store<VEC>(sum + at + column, rounded);
+      if constexpr (SUM == kRounded) held[k] = rounded;
     }
 #pragma unroll
-    for (int j = 0; j < VEC; ++j) squares[0] += to_float(held[k].at[j]) * to_float(held[k].at[j]);
+    for (int j = 0; j < VEC; ++j) squares[0] += value(k, j) * value(k, j);
   }
   if constexpr (RANKS == 1) {
     squares[0] = row_sum<LANES>(squares[0]);
@@ -84,7 +95,10 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
   }
   const float scale = rsqrtf(squares[0] * of_mean + eps);
 #pragma unroll
-  for (int k = 0; k < ITEMS; ++k) opaq::convert_anew(held[k], squares[0] < 0);
+  for (int k = 0; k < ITEMS; ++k) {
+    opaq::convert_anew(held[k], squares[0] < 0);
+    if constexpr (SUM == kUnrounded) opaq::convert_anew(more[k], squares[0] < 0);
+  }
   if (!live) return;
   if (threadIdx.x == 0 && Team::rank() == 0) rstd[row] = scale;
 #pragma unroll
@@ -94,38 +108,41 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
     if (WEIGHT && !HELD) w[k] = opaq::load<VEC>(weight + mine.first + column);
 #pragma unroll
     for (int j = 0; j < VEC; ++j)
-      held[k].at[j] = from_float<T>(opaq::weighted<WEIGHT>(
-          to_float(held[k].at[j]) * scale, WEIGHT ? to_float(w[k].at[j]) : 1, offset));
+      held[k].at[j] = from_float<T>(
+          opaq::weighted<WEIGHT>(value(k, j) * scale, WEIGHT ? to_float(w[k].at[j]) : 1, offset));
     opaq::store<VEC>(y + at + column, held[k]);
   }
 }
 
-// A row. x and sum may be the same memory: a thread reads again what it wrote.
-template <typename T, typename W, int THREADS, bool ADD>
+// A row.
+template <typename T, typename W, int THREADS, Sum SUM>
 __device__ void normalize_any(long long row, T* y, T* sum, float* rstd, const T* x,
                               const T* residual, const W* weight, long long n, float eps,
                               float offset) {
   __shared__ float of_warps[THREADS / 32];
   const long long first = row * n;
+  const auto value = [&](long long c) {
+    const float v = to_float(x[first + c]);
+    if constexpr (SUM == kNone) return v;
+    const float added = v + to_float(residual[first + c]);
+    return SUM == kUnrounded ? added : to_float(from_float<T>(added));
+  };
   float squares[1] = {};
 #pragma unroll 4
   for (long long c = threadIdx.x; c < n; c += THREADS) {
-    float v = to_float(x[first + c]);
-    if constexpr (ADD) {
-      const T added = from_float<T>(v + to_float(residual[first + c]));
-      sum[first + c] = added;
-      v = to_float(added);
-    }
+    const float v = value(c);
+    if constexpr (SUM != kNone) sum[first + c] = from_float<T>(v);
     squares[0] += v * v;
   }
   opaq::row_sums<THREADS>(squares, of_warps);
   const float scale = rsqrtf(squares[0] / n + eps);
   if (threadIdx.x == 0) rstd[row] = scale;
-  const T* const values = ADD ? sum : x;
 #pragma unroll 4
-  for (long long c = threadIdx.x; c < n; c += THREADS)
-    y[first + c] = from_float<T>(to_float(values[first + c]) * scale *
-                                 (opaq::element_or(weight, c, 1) + offset));
+  for (long long c = threadIdx.x; c < n; c += THREADS) {
+    // A thread reads again what it wrote, or else both summands.
+    const float v = SUM == kRounded ? to_float(sum[first + c]) : value(c);
+    y[first + c] = from_float<T>(v * scale * (opaq::element_or(weight, c, 1) + offset));
+  }
 }
 
 }  // namespace
@@ -134,19 +151,19 @@ template <typename T, typename W, int LANES, int ITEMS, int WEIGHT>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     rms_norm(T* y, float* rstd, const T* x, const W* weight, long long rows, int n, float eps,
              float offset) {
-  normalize<T, W, LANES, ITEMS, 1, false, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n,
+  normalize<T, W, LANES, ITEMS, 1, kNone, WEIGHT>(y, nullptr, rstd, x, nullptr, weight, rows, n,
                                                   eps, offset);
 }
 
-template <typename T, typename W, int LANES, int ITEMS, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int WEIGHT, bool UNROUNDED>
 __global__ void __launch_bounds__(LANES > 256 ? LANES : 256)
     add_rms_norm(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                  long long rows, int n, float eps, float offset) {
-  normalize<T, W, LANES, ITEMS, 1, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n, eps,
-                                                 offset);
+  normalize<T, W, LANES, ITEMS, 1, UNROUNDED ? kUnrounded : kRounded, WEIGHT>(
+      y, sum, rstd, x, residual, weight, rows, n, eps, offset);
 }
 
-template <typename T, typename W, int LANES, int ITEMS, int RANKS, int WEIGHT>
+template <typename T, typename W, int LANES, int ITEMS, int RANKS, int WEIGHT, bool UNROUNDED>
 __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES)
     add_rms_norm_shared(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                         long long rows, int n, float eps, float offset) {
@@ -154,23 +171,24 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(LANES)
   if (Team::idle()) return;
   if constexpr (Team::kRanks == RANKS) {
     Team::begin();
-    normalize<T, W, LANES, ITEMS, RANKS, true, WEIGHT>(y, sum, rstd, x, residual, weight, rows, n,
-                                                       eps, offset);
+    normalize<T, W, LANES, ITEMS, RANKS, UNROUNDED ? kUnrounded : kRounded, WEIGHT>(
+        y, sum, rstd, x, residual, weight, rows, n, eps, offset);
   } else {
-    normalize_any<T, W, LANES, true>(Team::team(), y, sum, rstd, x, residual, weight, n, eps,
-                                     offset);
+    normalize_any<T, W, LANES, UNROUNDED ? kUnrounded : kRounded>(Team::team(), y, sum, rstd, x,
+                                                                  residual, weight, n, eps, offset);
   }
 }
 
 template <typename T, typename W>
 __global__ void __launch_bounds__(256) rms_norm_any(T* y, float* rstd, const T* x, const W* weight,
                                                     long long n, float eps, float offset) {
-  normalize_any<T, W, 256, false>(blockIdx.x, y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
+  normalize_any<T, W, 256, kNone>(blockIdx.x, y, nullptr, rstd, x, nullptr, weight, n, eps, offset);
 }
 
-template <typename T, typename W>
+template <typename T, typename W, bool UNROUNDED>
 __global__ void __launch_bounds__(256)
     add_rms_norm_any(T* y, T* sum, float* rstd, const T* x, const T* residual, const W* weight,
                      long long n, float eps, float offset) {
-  normalize_any<T, W, 256, true>(blockIdx.x, y, sum, rstd, x, residual, weight, n, eps, offset);
+  normalize_any<T, W, 256, UNROUNDED ? kUnrounded : kRounded>(blockIdx.x, y, sum, rstd, x, residual,
+                                                              weight, n, eps, offset);
 }

@@ -7,7 +7,7 @@ import contextvars
 import copy
 import dataclasses
 import operator
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,7 +34,7 @@ from . import (
 from .match import Match, matches
 from .nodes import Nodes
 from .operations import value_of
-from .pattern import KEEPS, LARGE, RESULT_DTYPE, Pattern, patterns
+from .pattern import KEEPS, LARGE, READ_DTYPE, RESULT_DTYPE, Pattern, patterns
 
 _collecting: contextvars.ContextVar[list[Substitution] | None] = contextvars.ContextVar(
     "opaq_substitutions", default=None
@@ -235,11 +235,14 @@ def _is_trained(values: Mapping[str, Any]) -> bool:
 
 
 def _told(pattern: Pattern, match: Match) -> dict[str, str]:
-    """By the parameters that ask: the dtype of the result, and why large arguments stay in memory
-    until the backward pass anyway."""
+    """By the parameters that ask: the dtype of the first result, in which dtype the others are
+    computed from the last one, and why large arguments stay in memory until the backward pass
+    anyway."""
     found = {}
     if RESULT_DTYPE in pattern.arguments:
-        found[RESULT_DTYPE] = str(value_of(match.roots[0]).dtype).removeprefix("torch.")
+        found[RESULT_DTYPE] = _name(value_of(match.roots[0]).dtype)
+    if READ_DTYPE in pattern.arguments:
+        found[READ_DTYPE] = _name(_dtype_read(match.roots[-1], match.region))
     for name in pattern.arguments:
         argument = match.arguments.get(name.removeprefix(KEEPS))
         if name.startswith(KEEPS) and isinstance(argument, Node):
@@ -247,6 +250,24 @@ def _told(pattern: Pattern, match: Match) -> dict[str, str]:
             asked = _is_trained({name: value}) and _elements(argument) * value.itemsize >= LARGE
             found[name] = operations.why_kept(argument) if asked else ""
     return found
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _dtype_read(node: Node, region: Collection[Node]) -> torch.dtype:
+    """Of those in which the values of a node are read in a region, after casts, the widest."""
+    dtype: torch.dtype = value_of(node).dtype
+    found = []
+    for reader in node.users:
+        if reader not in region:
+            continue
+        if not operations.shows_through(reader):
+            return dtype
+        read = _dtype_read(reader, region)
+        found.append(dtype if operations.loses_nothing(dtype, read) else read)
+    return max(found, key=operations.digits, default=dtype)
 
 
 def _saves_more(pattern: Pattern, match: Match) -> bool:
@@ -285,7 +306,7 @@ def _check_narrowing(match: Match, pattern: Pattern, results: Sequence[Node]) ->
         size = value_of(result).itemsize
         for reader in operations.readers([root] if root in large else [], operations.rearranges):
             if operations.narrows(reader, size) and reader not in match.region:
-                name = str(value_of(reader).dtype).removeprefix("torch.")
+                name = _name(value_of(reader).dtype)
                 raise rewrite.Refused(
                     f"Inductor computes the result in {name} at once, in which it is read "
                     f"({reader.name}), which saves more"

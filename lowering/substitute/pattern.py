@@ -16,6 +16,8 @@ from .spelling import graph_of
 KEEPS = "keeps_"
 # The name of a parameter: the dtype of the pattern's first result, as a text.
 RESULT_DTYPE = "result_dtype"
+# The name of a parameter: the dtype in which the other results are computed from the last one.
+READ_DTYPE = "read_dtype"
 # Bytes of such an argument. Less is still in the caches (50 MB on an H200) when the backward pass
 # reads it, and a gradient that is computed before gains nothing: measured, 16 MB lose, 33 MB gain.
 LARGE = 32_000_000

@@ -88,6 +88,42 @@ def test_an_offset_and_no_weight(length, dtype, device):
         assert torch.equal(actual, wanted)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_is_normalized_before_it_is_rounded(shape, dtype, device):
+    x, residual, weight = make(shape, dtype, device)
+    y, total, rstd = add_rms_norm(x, residual, weight, 1e-6, 0.5, True)
+    exact = x.double() + residual.double()
+    if dtype == torch.float32:  # in which the sum is computed
+        exact = (x + residual).double()
+    scale = torch.rsqrt(exact.square().mean(-1) + 1e-6)
+    assert torch.equal(total, x + residual) and y.dtype == dtype
+    close(rstd, scale)
+    close(y, exact * scale.unsqueeze(-1) * (weight.double() + 0.5))
+    if dtype in HALVES:  # whose sum overflows in float16
+        large = torch.full_like(x, torch.finfo(dtype).max)
+        y, _, rstd = add_rms_norm(large, large, weight, unrounded=True)
+        assert y.isfinite().all() == (dtype == torch.float16 or not y.numel())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_gradient_of_a_sum_that_is_rounded_afterwards(dtype, device):
+    x, residual, weight = make((37, 128), dtype, device)
+    (y, total, _), (grad, _, grad_weight) = gradients(
+        lambda *args: add_rms_norm(*args, unrounded=True), (x, residual, weight), [0, 1, 2]
+    )
+
+    def exact(x, residual, weight):
+        total = x + residual
+        y = total * torch.rsqrt(total.square().mean(-1, keepdim=True) + 1e-6) * weight
+        return y, total, torch.rsqrt(total.square().mean(-1) + 1e-6)
+
+    wide = [each.double() for each in (x, residual, weight)]
+    _, (expected, _, expected_of_weight) = gradients(exact, wide, [0, 1, 2])
+    close(grad, expected, scale=8)
+    close(grad_weight, expected_of_weight, dtype, scale=4 * 37**0.5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_strided_and_shifted_inputs(dtype, device):
     x, residual, weight = make((6, 10, 64), dtype, device)
@@ -154,8 +190,11 @@ def test_compiled(dynamic, device):
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
-    chosen = plan(add_rms_norm, cuda(shape, dtype), cuda(shape, dtype), cuda(shape[-1:], dtype), 1)
-    assert chosen["entry"] == of_one_dtype(entry)
+    arguments = cuda(shape, dtype), cuda(shape, dtype), cuda(shape[-1:], dtype), 1
+    for unrounded in (False, True):
+        chosen = plan(add_rms_norm, *arguments, 0, unrounded)
+        differs = unrounded and dtype != torch.float32
+        assert chosen["entry"] == of_one_dtype(f"{entry[:-1]}, {str(differs).lower()}>")
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
 
@@ -166,4 +205,5 @@ def test_cuda_sources_compile(implementation, arch):
     length = 40960 if implementation == "cuda:shared" else 2048
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         x, weight = cuda((64, length), dtype), cuda((length,), dtype)
-        compiles(add_rms_norm, (x, x, weight, 1e-6), arch, implementation)
+        for unrounded in (False, True):
+            compiles(add_rms_norm, (x, x, weight, 1e-6, 0, unrounded), arch, implementation)

@@ -130,10 +130,53 @@ def vllm(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return x.to(dtype) * weight, residual
 
 
+def llama(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """Its sum is rounded before it is normalized in float32."""
+    total = x + residual
+    wide = total.to(torch.float32)
+    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS)
+    return weight * wide.to(x.dtype), total
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_sum_is_normalized_as_it_is_rounded_or_before(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    x, residual, weight = torch.randn(64, 256), torch.randn(64, 256), torch.randn(256).to(dtype)
+    x, residual = (1000 * x).to(dtype), (residual - 1000 * x).to(dtype)  # they cancel
+
+    def exact(unrounded: bool) -> Tensor:
+        total = x.double() + residual.double()
+        total = total if unrounded else total.to(dtype).double()
+        return total * torch.rsqrt(total.pow(2).mean(-1, keepdim=True) + EPS) * weight.double()
+
+    def rounded(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        total = (x.float() + residual.float()).to(dtype)
+        wide = total.float()
+        wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + EPS) * weight
+        return wide.to(dtype), total
+
+    for function, unrounded, name in (
+        (vllm, True, "add_rms_norm"),
+        (llama, False, "add_rms_norm"),
+        (rounded, False, "rms_norm"),
+    ):
+        torch.compiler.reset()
+        compiled = torch.compile(function, backend=substituting.backend(*NAMES))
+        with apply.collected() as found:
+            y, total = compiled(x, residual, weight)
+        assert [each.pattern for each in found if each.applied] == [name]
+        assert torch.equal(total, x + residual)
+        wanted = exact(unrounded)
+        assert (y - wanted).norm() < 0.6 * torch.finfo(dtype).eps * wanted.norm()
+        assert y.dtype == dtype
+
+
 def test_a_sum_that_is_rounded_for_others_alone() -> None:
-    for dtype in (torch.bfloat16, torch.float32):
-        x, weight = inputs(2, dtype)
-        assert compared(vllm, x, torch.ones_like(x), weight) == ["add_rms_norm"]
+    x, weight = inputs(2, torch.float32)
+    assert compared(vllm, x, torch.ones_like(x), weight) == ["add_rms_norm"]
+    x, weight = inputs(2, torch.bfloat16)  # add_rms_norm has no gradient of it
+    assert compared(vllm, x, torch.ones_like(x), weight) == ["rms_norm"]
+    assert compared(llama, x, torch.ones_like(x), weight) == ["add_rms_norm"]
 
     def wide(x: Tensor, residual: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
         total = x.float() + residual.float()
