@@ -29,7 +29,7 @@ void penalize_tokens(T* y, const T* logits, const int64_t* tokens, int64_t token
                      int64_t prompt_count, int64_t prompt_row, int64_t prompt_stride, int64_t rows,
                      int64_t classes, int64_t row_stride, int64_t paddings, double repetition,
                      double presence, double frequency, const float* row_repetition,
-                     const float* row_presence, const float* row_frequency) {
+                     const float* row_presence, const float* row_frequency, bool others) {
   constexpr int64_t kInPrompt = int64_t{1} << 62;
   std::vector<int64_t> found(classes), some;  // of each class its count; the classes that occur
   const auto note = [&](int64_t c) {
@@ -45,12 +45,13 @@ void penalize_tokens(T* y, const T* logits, const int64_t* tokens, int64_t token
     const double each = row_frequency ? row_frequency[row] : frequency;
     const T* const from = logits + row * row_stride;
     T* const to = y + row * classes;
-    std::copy(from, from + classes, to);
+    const double of_others = others ? each * 0 + once * 0 : 0;
+    std::transform(from, from + classes, to, [&](T logit) { return T(logit - of_others); });
     for (const int64_t c : some) {
       const int64_t count = found[c] & ~kInPrompt;
       double v = from[c];
       v = v > 0 ? v / factor : v * factor;
-      if (count > 0) v -= each * count + once;
+      v -= count > 0 ? each * count + once : of_others;
       to[c] = static_cast<T>(v);
       found[c] = 0;
     }

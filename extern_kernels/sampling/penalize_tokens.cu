@@ -46,7 +46,7 @@ __global__ void __launch_bounds__(256)
                     long long prompt_count, long long prompt_row, long long prompt_stride,
                     long long rows, int classes, long long row_stride, long long paddings,
                     float repetition, float presence, float frequency, const float* row_repetition,
-                    const float* row_presence, const float* row_frequency) {
+                    const float* row_presence, const float* row_frequency, bool others) {
   static_assert(COLUMNS % VEC == 0);
   __shared__ alignas(16) unsigned seen[COLUMNS];
   const int from = blockIdx.x * COLUMNS;
@@ -63,6 +63,7 @@ __global__ void __launch_bounds__(256)
     const float factor = of_row(row_repetition, repetition, row);
     const float once = of_row(row_presence, presence, row);
     const float each = of_row(row_frequency, frequency, row);
+    const float of_others = others ? each * 0 + once * 0 : 0;
     for (int c = threadIdx.x * VEC; c < columns; c += 256 * VEC) {
       const Pack<T, VEC> pack = opaq::load<VEC>(logits + row * row_stride + from + c);
       Pack<Y, VEC> penalized;
@@ -72,7 +73,7 @@ __global__ void __launch_bounds__(256)
         const int count = static_cast<int>(found & ~kInPrompt);
         float v = opaq::to_float(pack.at[j]);
         if (found) v = v > 0 ? v / factor : v * factor;
-        if (count) v -= each * count + once;
+        v -= count ? each * count + once : of_others;
         penalized.at[j] = opaq::from_float<Y>(v);
       }
       opaq::store(y + row * classes + from + c, penalized);

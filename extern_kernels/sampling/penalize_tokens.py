@@ -10,6 +10,9 @@ prompt: [rows, m], int64: the tokens of the prompt, which have the repetition pe
 y: as logits, row-major, rounded once from float32 (float64); with wide=True float32 for logits of
     16 bits. Logits of other tokens are left as they are
 
+others: whether 0 times presence and frequency is subtracted from the logits of other tokens, which
+    gives nan where they are infinite or nan, as where penalties are multiplied with counts
+
 repetition, presence, frequency, row_repetition, row_presence, row_frequency: as for `penalize`, for
 which counts of tokens are kept from step to step; here they are counted anew, in shared memory.
 
@@ -28,7 +31,7 @@ penalize_tokens = opaq.op(
     "opaq_kernels::penalize_tokens(Tensor logits, Tensor? tokens=None, Tensor? prompt=None, "
     "float repetition=1.0, float presence=0.0, float frequency=0.0, "
     "Tensor? row_repetition=None, Tensor? row_presence=None, Tensor? row_frequency=None, "
-    "int paddings=0, bool wide=False) -> (Tensor y)",
+    "int paddings=0, bool wide=False, bool others=False) -> (Tensor y)",
     outputs=opaq.tensor(
         "logits.shape",
         dtype="float32 if wide and logits.dtype != float64 else logits.dtype",
@@ -54,7 +57,7 @@ def _given(name: str) -> str:
 
 _ARGS = (
     f"y, logits, {_given('tokens')}, {_given('prompt')}, logits.size(0), logits.size(1), "
-    f"logits.stride(0), paddings, repetition, presence, frequency, {', '.join(ROWS)}"
+    f"logits.stride(0), paddings, repetition, presence, frequency, {', '.join(ROWS)}, others"
 )
 
 
@@ -95,6 +98,7 @@ def penalize_tokens_reference(
     row_frequency: torch.Tensor | None = None,
     paddings: int = 0,
     wide: bool = False,
+    others: bool = False,
 ) -> torch.Tensor:
     if logits.dim() != 2 or not logits.is_floating_point():
         raise ValueError(
@@ -117,7 +121,14 @@ def penalize_tokens_reference(
         logits = logits.float()
     rows = (row_repetition, row_presence, row_frequency)
     numbers = (repetition, presence, frequency)
-    return penalize_reference(logits, counts[0], counts[1] > 0, *numbers, *rows)
+    y = penalize_reference(logits, counts[0], counts[1] > 0, *numbers, *rows)
+    if not others:
+        return y
+    once, each = (
+        number if of_rows is None else of_rows.unsqueeze(1)
+        for number, of_rows in ((presence, row_presence), (frequency, row_frequency))
+    )
+    return torch.where(counts[0] > 0, y, (y - (each * 0 + once * 0)).to(y.dtype))
 
 
 def _counted(tokens: torch.Tensor, classes: int, paddings: int) -> torch.Tensor:

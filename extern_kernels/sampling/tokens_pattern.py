@@ -58,10 +58,6 @@ def _when(arguments) -> str:
     repetition = arguments["repetition"]
     if isinstance(repetition, (int, float)) and not 0 < repetition < math.inf:
         return f"repetition is {repetition}"
-    for name in ("presence", "frequency"):
-        given = arguments.get(name)
-        if isinstance(given, (int, float)) and not math.isfinite(given):
-            return f"{name} is {given}, which makes nan of logits whose tokens do not occur"
     return ""
 
 
@@ -83,7 +79,7 @@ def _penalized(
     rows = (each if each is None else each.to(torch.float32).contiguous() for each in rows)
     wide = result_dtype == "float32"
     numbers = (repetition, presence, frequency)
-    return penalize_tokens(logits, tokens, prompt, *numbers, *rows, paddings, wide)
+    return penalize_tokens(logits, tokens, prompt, *numbers, *rows, paddings, wide, True)
 
 
 def _declared(name: str, **more):
@@ -227,6 +223,17 @@ def _spell_all(counts, repeated, lessened, fixed):
         logits = repeated(logits, torch.where(seen, factors, 1.0))
         return lessened(logits, counts(tokens), presence, frequency)
 
+    @penalties_pattern.spelling(**fixed)
+    def _(logits, tokens, repetition, presence, frequency):
+        seen = counts(tokens) > 0
+        logits = torch.where(seen, repeated(logits, repetition), logits)
+        return lessened(logits, counts(tokens), presence, frequency)
+
+    # A logit of 0 is multiplied by the op, which makes nan of it where the number of its row is
+    # infinite.
+    if repeated is _repeated:
+        return
+
     @penalties_pattern.spelling(**fixed)  # vLLM
     def _(logits, tokens, prompt, row_repetition, row_presence, row_frequency, classes):
         seen = (counts(prompt) > 0) | (counts(tokens) > 0)
@@ -245,12 +252,6 @@ def _spell_all(counts, repeated, lessened, fixed):
         both = (row_presence.unsqueeze(1), row_frequency.unsqueeze(1))
         seen = counts(tokens) > 0
         return penalized(logits, tokens, seen, row_repetition.unsqueeze(1), *both)
-
-    @penalties_pattern.spelling(**fixed)
-    def _(logits, tokens, repetition, presence, frequency):
-        seen = counts(tokens) > 0
-        logits = torch.where(seen, repeated(logits, repetition), logits)
-        return lessened(logits, counts(tokens), presence, frequency)
 
 
 for _counting, _fixed in reversed(_COUNTS):

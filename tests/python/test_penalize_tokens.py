@@ -104,6 +104,22 @@ def test_each_row_has_penalties_of_its_own(device: str) -> None:
         torch.testing.assert_close(found[one], alone)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_infinite_penalties_of_other_tokens(dtype: torch.dtype, device: str) -> None:
+    logits, tokens, prompt = make(4, 300, dtype, device)
+    each = torch.tensor([0.5, torch.inf, torch.nan, 0.0], device=device)
+    seen = torch.zeros_like(logits, dtype=torch.bool).scatter(1, tokens, True)
+    for name in ("row_presence", "row_frequency"):
+        found = penalize_tokens(logits, tokens, prompt, **{name: each}, others=True)
+        assert torch.equal(found[1].isnan(), ~seen[1]) and (found[1][seen[1]] == -torch.inf).all()
+        assert found[2].isnan().all()
+        for row in (0, 3):
+            assert torch.equal(found[row][~seen[row]], logits[row][~seen[row]])
+        found = penalize_tokens(logits, tokens, prompt, **{name: each})
+        assert torch.equal(found[~seen], logits[~seen])
+    assert penalize_tokens(logits, None, prompt, presence=torch.inf, others=True).isnan().all()
+
+
 def test_paddings_are_passed_over(device: str) -> None:
     logits, tokens, prompt = make(4, 300, torch.float32, device)
     expected = exact(logits, tokens[:, :20], prompt[:, :5], *NUMBERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -330,16 +331,34 @@ def test_gradients_of_penalties_are_left() -> None:
     torch.testing.assert_close(ours, eager)
 
 
-@pytest.mark.parametrize("penalty", [torch.inf, torch.nan])
-def test_penalties_that_are_no_numbers_are_left(penalty: float) -> None:
+@pytest.mark.parametrize("penalty", [torch.inf, -torch.inf, torch.nan])
+def test_penalties_that_are_infinite_or_no_numbers(penalty: float) -> None:
+    """As in eager: a token that does not occur has a penalty of 0 times that, which is nan."""
     logits, tokens = some()
 
-    def lessened(logits: Tensor, tokens: Tensor) -> Tensor:
+    def often(logits: Tensor, tokens: Tensor) -> Tensor:
         return logits - penalty * counted(tokens, logits.shape[1])[0]
 
-    result, found = found_in(lessened, NAMES, logits, tokens)
-    assert not any(each.applied for each in found)
-    torch.testing.assert_close(result, lessened(logits, tokens), equal_nan=True)
+    def once(logits: Tensor, tokens: Tensor) -> Tensor:
+        return logits - penalty * counted(tokens, logits.shape[1])[1]
+
+    def of_rows(logits: Tensor, tokens: Tensor, each: Tensor) -> Tensor:
+        return logits - each.unsqueeze(1) * counted(tokens, logits.shape[1])[0]
+
+    def repeated(logits: Tensor, tokens: Tensor, each: Tensor) -> Tensor:
+        return vllm(logits, tokens[:, 5:], tokens, each, torch.ones(3), torch.zeros(3))
+
+    each = torch.tensor([1.0, penalty, 0.0])
+    logits[1, 3], logits[1, 4], logits[0, 2] = torch.inf, -0.0, torch.nan
+    calls = [(often, logits, tokens), (once, logits, tokens), (of_rows, logits, tokens, each)]
+    for function, *given in [*calls, (repeated, logits, tokens, each)]:
+        result, found = found_in(function, NAMES, *given)
+        left = math.isnan(penalty) and len(given) == 2  # a constant that equals nothing
+        assert [place.applied for place in found] == ([] if left else [True])
+        torch.testing.assert_close(result, function(*given), equal_nan=True)
+        given[0] = torch.zeros_like(logits)
+        result, _ = found_in(function, NAMES, *given)
+        torch.testing.assert_close(result, function(*given), equal_nan=True)
 
 
 def test_one_row_and_symbolic_sizes() -> None:
