@@ -168,8 +168,10 @@ def _backward(ctx, grad_mean, *_):
     if torch.is_grad_enabled():  # create_graph=True
         inputs = hidden, weight, target
         return *_differentiable(*inputs, grad_mean, *ctx.how, ctx.needed), *[None] * 9
+    # A compiled graph keeps them, although only to raise an error for gradients of gradients.
     gradients = [
-        scale_gradient(grad, grad_mean) if need else None for grad, need in zip(kept, ctx.needed)
+        scale_gradient(grad, grad_mean, of) if need else None
+        for grad, of, need in zip(kept, (hidden, weight), ctx.needed)
     ]
     return *gradients, *[None] * 9
 

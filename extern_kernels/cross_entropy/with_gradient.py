@@ -16,10 +16,14 @@ loss and lse are differentiable; grad_logits is not.
 cross_entropy_with_gradient_(logits, target, scale, ...) -> (loss, lse): the same, with grad_logits
 in the place of the logits; it has no gradient.
 
-scale_gradient(grad, factor) -> grad * factor, and scale_gradient_(grad, factor), in place
+scale_gradient(grad, factor, of=None) -> grad * factor, and scale_gradient_(grad, factor), in place
 
 factor: one element, float32 (float64 for a float64 grad). In place with a factor of 1 nothing is
 moved.
+of: what it is the gradient of, whose values are not read. It has a compiled graph keep an input
+    until the backward pass, so that PyTorch raises an error there for create_graph=True, which
+    compiled graphs do not have: where a backward pass reads no input that requires a gradient,
+    PyTorch takes gradients of gradients for zeros.
 """
 
 import torch
@@ -58,7 +62,7 @@ cross_entropy_with_gradient_ = opaq.op(
     outputs={name: opaq.tensor("logits.size(0)", dtype=FLOAT) for name in ("loss", "lse")},
 )
 scale_gradient = opaq.op(
-    "opaq_kernels::scale_gradient(Tensor grad, Tensor factor) -> (Tensor out)",
+    "opaq_kernels::scale_gradient(Tensor grad, Tensor factor, Tensor? of=None) -> (Tensor out)",
     outputs=opaq.like("grad", may_overwrite=True),
 )
 scale_gradient_ = opaq.op("opaq_kernels::scale_gradient_(Tensor(a!) grad, Tensor factor) -> ()")
@@ -245,7 +249,9 @@ def _one_factor(name: str, factor: torch.Tensor) -> torch.Tensor:
 
 
 @scale_gradient.reference
-def scale_gradient_reference(grad: torch.Tensor, factor: torch.Tensor) -> torch.Tensor:
+def scale_gradient_reference(
+    grad: torch.Tensor, factor: torch.Tensor, of: torch.Tensor | None = None
+) -> torch.Tensor:
     one = _one_factor("scale_gradient", factor)
     return (grad.to(torch.promote_types(grad.dtype, torch.float32)) * one).to(grad.dtype)
 
@@ -278,13 +284,13 @@ cross_entropy_with_gradient.backward(
 
 
 def _setup_context_of_scale(ctx, inputs, output) -> None:
-    ctx.save_for_backward(*inputs)
+    ctx.save_for_backward(*inputs[:2])
 
 
 def _backward_of_scale(ctx, grad_out: torch.Tensor):
     grad, factor = ctx.saved_tensors
     of_factor = (grad_out.to(factor.dtype) * grad.to(factor.dtype)).sum().reshape(factor.shape)
-    return scale_gradient(grad_out, factor), of_factor
+    return scale_gradient(grad_out, factor), of_factor, None
 
 
 scale_gradient.backward(_backward_of_scale, setup_context=_setup_context_of_scale)
