@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from opaq._runtime import CppNode, FakeArgument, ImplementationInfo, OpInfo
 
 
+# What to do where no implementation runs without Python.
+WITHOUT_PYTHON = "give the op an implementation in CUDA or C++, or of a library"
+
+
 class NoCppForm(Exception):
     """Why a node cannot be printed as C++; `remedy` says what to do where nothing else can run
     it."""
@@ -57,7 +61,7 @@ def plan(
             "Triton kernels are to be tuned while the model is packaged, by a second wrapper",
             "leave triton.autotune_at_compile_time unset",
         )
-    check(info, values, evaluator, decision, language)
+    check(info, device, values, evaluator, decision, language)
     found = decision.candidates
     chosen, package = options.current(), language == "package"
     timed, profiled = chosen.profile and not package, inductor.records_kernels()
@@ -76,8 +80,14 @@ def plan(
     return CppForm(compiled, implementations, values, timed, profiled)
 
 
+def native(info: OpInfo, device: torch.device) -> list[ImplementationInfo]:
+    """Implementations for a device that run without Python."""
+    return [i for i in info["implementations"] if i["native"] and i["device"] == device.type]
+
+
 def check(
     info: OpInfo,
+    device: torch.device,
     values: Mapping[str, Any],
     evaluator: SymbolicEvaluator,
     decision: Decision,
@@ -88,14 +98,16 @@ def check(
         raise NoCppForm(
             f"no implementation fits ({'; '.join(decision.skipped)}) and the reference is a "
             "Python function",
-            "add an implementation that fits, or change the arguments",
+            "add an implementation that fits, or change the arguments"
+            if native(info, device)
+            else WITHOUT_PYTHON,
         )
     found = decision.candidates
     for candidate in found:
         if not candidate.implementation["native"]:
             raise NoCppForm(
                 f"{candidate.implementation['name']} is {candidate.implementation['article']}",
-                "give the op an implementation in CUDA or C++",
+                WITHOUT_PYTHON,
             )
     if language == "cpp" and decision.may_need_reference:
         raise NoCppForm(

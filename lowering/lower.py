@@ -29,7 +29,7 @@ from . import (
 )
 from .compat import pytorch
 from .compat.inductor import V, inductor, ir, tree_leaves
-from .cpp_plan import NoCppForm, check, plan
+from .cpp_plan import WITHOUT_PYTHON, NoCppForm, check, plan
 from .decision import Candidate, Decision, decide, explain_misfit
 from .node import OpaqueKernel, PythonFunctionKernel, dispatcher_kernel
 from .padded import strides_of_arguments
@@ -433,10 +433,7 @@ def _refuse_without_native(info: _runtime.OpInfo, device: torch.device, decision
     if decision.implementation is None and not all(
         i["native"] for i in info["implementations"] if i["device"] == device.type
     ):
-        why = NoCppForm(
-            "; ".join(decision.skipped),
-            "give the op an implementation in CUDA or C++, or of a library",
-        )
+        why = NoCppForm("; ".join(decision.skipped), WITHOUT_PYTHON)
         _refuse_in_package(info["name"], device, why)
 
 
@@ -459,7 +456,7 @@ def check_packaged(
         raise _another_kernel(device)
     evaluator = SymbolicEvaluator(inductor.known_of(tensors.values()), _archs("package", device))
     decision = decide(call.info, device.type, known, evaluator, packaged=True)
-    check(call.info, known, evaluator, decision, "package")
+    check(call.info, device, known, evaluator, decision, "package")
     if not decision.always_fits:
         conditions = [each for found in decision.candidates for each in found.conditions]
         unknown = f"{', '.join(conditions)} is known at each launch only"

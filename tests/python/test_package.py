@@ -453,6 +453,13 @@ def test_a_python_function_cannot_go_into_a_package(unique: str, tmp_path: pathl
         r"implementation for cpu\)",
         message,
     )
+    remedy = "give the op an implementation in CUDA or C++, or of a library"
+    assert remedy in message
+    op.python(lambda x, out: torch.add(x, 1, out=out), device="cpu")
+    assert remedy in refusal(Call(op), torch.randn(4, 4), tmp_path)
+    source = "void vectors(float* out) {}"
+    op.cpu(source=source, entry="vectors", args="out", requires=["x.dim() == 1"])
+    message = refusal(Call(op), torch.randn(4, 4), tmp_path)
     assert "add an implementation that fits, or change the arguments" in message
 
     @opaq.custom_op(f"{unique}_function", mutates_args=())
