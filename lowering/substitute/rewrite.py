@@ -49,10 +49,19 @@ def anchor(found: Match, nodes: Nodes) -> Node:
 def check_uses(found: Match) -> None:
     """Raises Refused where values inside the pattern are needed elsewhere, so that they would be
     computed twice."""
-    region = found.region
-    for node in region - set(found.roots):
-        source = operations.has_values_of(node)
-        if operations.rearranges(node) or (source and operations.is_exact_cast(node, source)):
+    region, roots = found.region, set(found.roots)
+
+    def shows(node: Node) -> Node | None:
+        """What a node is a view or an exact cast of."""
+        source = node.args[0] if operations.rearranges(node) else operations.has_values_of(node)
+        exact = source and (operations.rearranges(node) or operations.is_exact_cast(node, source))
+        return source if exact else None
+
+    for node in region - roots:
+        source: Node | None = node
+        while source in region - roots and (below := shows(source)) is not None:
+            source = below
+        if source not in region - roots:  # an argument or a result, in another shape or dtype
             continue
         for user in node.users:
             if user not in region and not operations.reads_sizes(user):

@@ -171,6 +171,16 @@ def returns_logits(hidden, weight, target):
     return F.cross_entropy(logits.view(-1, CLASSES), target.view(-1)), logits
 
 
+def returns_rows(hidden, weight, target):
+    rows = F.linear(hidden, weight).view(-1, CLASSES)
+    return F.cross_entropy(rows, target.view(-1)), rows
+
+
+def returns_wide_logits(hidden, weight, target):  # transformers
+    logits = F.linear(hidden, weight).float()
+    return F.cross_entropy(logits.view(-1, CLASSES), target.view(-1)), logits
+
+
 def of_each_row(hidden, weight, target):
     rows = F.linear(hidden, weight).view(-1, CLASSES)
     return F.cross_entropy(rows, target.view(-1), reduction="none").mean()
@@ -189,6 +199,8 @@ def of_other_rows(hidden, weight, target):
     ("function", "reason"),
     [
         (returns_logits, "is used elsewhere"),
+        (returns_rows, "is used elsewhere"),
+        (returns_wide_logits, "is used elsewhere"),
         (of_each_row, "the loss is not reduced"),
         (in_float32, "is computed in another dtype than it is given in (bfloat16 and float"),
         (of_other_rows, "a row of the loss is not a row of the linear layer's outputs"),
