@@ -4,6 +4,11 @@ by expert, and the weighted sum of a token's rows.
 Where probabilities are equal, torch.topk may take any of the experts; the op takes the larger logit
 and of equal ones the first expert. A sort that is not asked to be stable may order the pairs of one
 expert in any way; the op's order is stable.
+
+Numbers that are no experts come where a sort puts them, negative ones before all experts and others
+after them. So a number that marks pairs without an expert does; several different ones on one side
+stay in the order of tokens, where a sort orders them by number. No expert has their rows, and
+`ends` does not count them.
 """
 
 from pathlib import Path

@@ -58,6 +58,26 @@ def test_numbers_that_are_no_experts_are_where_a_sort_has_them(others: tuple[int
     assert torch.equal(ends, permuted(x, experts)[2])
 
 
+def test_several_numbers_that_are_no_experts_are_in_the_order_of_tokens() -> None:
+    def permuted(x: Tensor, experts: Tensor) -> tuple[Tensor, ...]:
+        in_order, order = torch.sort(experts.reshape(-1))
+        counts = torch.histc(in_order.float(), bins=4, min=0, max=3)
+        return x[order // 2], order, torch.cumsum(counts, dim=0, dtype=torch.int32), in_order
+
+    torch.manual_seed(0)
+    torch.compiler.reset()
+    x, experts = torch.randn(40, 8), torch.randint(-3, 7, (40, 2))
+    backend = substituting.backend("moe_permute")
+    rows, order, ends, in_order = torch.compile(permuted, backend=backend)(x, experts)
+    flat = experts.flatten()
+    group = flat.clamp(-1, 4)  # one of all below, and one of all above
+    assert torch.equal(order, torch.sort(group, stable=True)[1])
+    assert torch.equal(rows, x[order // 2]) and torch.equal(in_order, flat[order])
+    assert torch.equal(ends, permuted(x, experts)[2])
+    for each in range(4):  # the experts have the rows that a sort gives them
+        assert torch.equal(torch.nonzero(in_order == each), torch.nonzero(flat.sort()[0] == each))
+
+
 def test_counts_of_one_expert_are_left() -> None:
     """torch.histc with equal limits takes the least and the largest value as limits."""
 
