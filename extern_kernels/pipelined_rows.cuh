@@ -45,7 +45,9 @@ struct Place {
   }
 };
 
-extern __shared__ uint4 ring_memory[];  // the slots, and the parameters of the block's columns
+// The slots, and the parameters of the block's columns. Bulk copies to other addresses than
+// multiples of 128 are slower.
+extern __shared__ __align__(128) uint4 ring_memory[];
 
 // y: the results of `rows` rows of n values, x. For blocks of kPipelinedThreads threads, in
 // clusters that are all resident. EACH: packs of a chunk that each adding thread has.

@@ -93,8 +93,8 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
 
 
 # Blocks for pipelined_rows.cuh, one a multiprocessor, in clusters that are all resident: on an
-# H200, as many blocks were seen to be as clusters of 2, 4 or 8, and are assumed to be as clusters
-# of 3, or 112 as clusters of 16. One cluster more would start when the others have ended.
+# H200, as many blocks are as clusters of 2, 4 or 8, and 112 as clusters of 16 (of 3, fewer). One
+# cluster more would start when the others have ended.
 _BLOCKS_PIPELINED = 120
 THREADS_PIPELINED = 32 * (16 + 8 + 1)
 
@@ -109,20 +109,24 @@ def chunk_pipelined(packs: str, ranks: str) -> str:
     return f"(8 * ceil_div({packs}, 2 * 8 * {ranks}))"
 
 
-def slots_pipelined(chunk: str) -> str:
-    """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
-    return f"min(10, 6 * 1024 // {chunk})"
+def slots_pipelined(chunk: str, kilobytes: int) -> str:
+    """Chunks that a block holds, at most ten."""
+    return f"min(10, {kilobytes * 64} // {chunk})"
 
 
-def many_pipelined(rows: str, ranks: str, shared: str) -> list[str]:
-    """That there are rows enough for clusters to take turns with, and that the device has what they
-    need: `shared` bytes of shared memory for each block, beside barriers and the statistics of ten
+def many_pipelined(packs: str, rows: str, ranks: str, shared: str) -> list[str]:
+    """That this is faster, as measured on an H200: rows are whole lines of 128 bytes, of which
+    there are enough for clusters to take turns with, and the 512 threads that write a chunk of
+    16-bit values in two steps are not mostly idle in the second. And that the device has what it
+    takes: `shared` bytes of shared memory for each block, beside barriers and the statistics of ten
     rows from eight warps of each block."""
     return [
+        f"{packs} % 8 == 0",
+        f"x.itemsize == 4 or {chunk_pipelined(packs, ranks)} >= 768",
         f"{rows} * {ranks} > 3 * {_BLOCKS_PIPELINED}",
         "arch(x) >= 90",
         "multiprocessors(x) >= 132",
-        f"{shared} + 256 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",
+        f"{shared} + 384 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",
     ]
 
 

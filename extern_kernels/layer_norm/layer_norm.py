@@ -76,12 +76,9 @@ _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 # rows at once (layer_norm_pipelined.cu), each block on up to 2048 packs of a row. Few rows are left
 # to the kernel above, of which three blocks a multiprocessor are resident. In shared memory are
 # chunks of rows, and the weights and biases of the block's columns.
-_RANKS_PIPELINED = (
-    f"(2 if {PACKS} <= 2 * 2048 else 3 if {PACKS} <= 3 * 2048 else 4 if {PACKS} <= 4 * 2048 "
-    f"else 8 if {PACKS} <= 8 * 2048 else 16)"
-)
+_RANKS_PIPELINED = f"min(16, next_power_of_2(ceil_div({PACKS}, 2048)))"
 _CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK, 96)  # with more, an H200 was slower
 _PIPELINED_SHARED = (
     f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
     "x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize if defined(bias) "
@@ -90,7 +87,7 @@ _PIPELINED_SHARED = (
 _PIPELINED = [
     # In float32, clusters of two blocks were slower than the kernel above.
     f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 16 * 2048",
-    *rows.many_pipelined(ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+    *rows.many_pipelined(PACKS, ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
 ]
 
 _CUDA = [

@@ -74,9 +74,8 @@ for _name, _priority in (("packs", 1), ("any", 0)):
 
 # Of more floating numbers, one block for each multiprocessor stays, and reads ahead while it waits
 # for the sums of others. That pays, measured on an H200, from where the start and the end of such a
-# launch are short beside the time to move all bytes: with 16 bits from more numbers on, since these
-# are fewer bytes, and more work for each. Blocks are those of an H100 or H200 on any device, so
-# that the order of additions is the same.
+# launch are short beside the time to move all bytes. Blocks are those of an H100 or H200 on any
+# device, so that the order of additions is the same.
 _WRITERS, _ITEMS, _STAGES, _BLOCKS = 16, 3, 9, 132
 _MOST = _WRITERS * _ITEMS * 32  # packs of a tile
 _PACKS = f"({_N} // (16 // x.itemsize))"
@@ -98,7 +97,7 @@ cumsum.cuda(
     args=f"y, x, words, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
     requires=[
         *_REQUIRES,
-        *[_FLOATING, _LONG, "x.numel() >= (4194304 if x.itemsize == 4 else 16777216)"],
+        *[_FLOATING, _LONG, "x.numel() >= 16777216"],
         *[f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
         "arch(x) >= 90",
         f"{_STAGES * _MOST * 16} + 1024 <= shared_memory(x)",

@@ -37,7 +37,8 @@ constexpr int kFirstCopies = 4;     // requested before all blocks have met
 constexpr int kEach = 8;            // words that a lane of the finder reads
 constexpr int kWords = 32 * kEach;  // of a turn, of which each block has one
 
-extern __shared__ uint4 slots[];
+// Bulk copies to other addresses than multiples of 128 are slower.
+extern __shared__ __align__(128) uint4 slots[];
 
 // `length` packs of a row from pack `first` on. Packs and elements count from the end of the row
 // that sums begin at.

@@ -115,11 +115,11 @@ _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 51
 # packs of a row. Few rows are left to the kernel above, of which more blocks are resident.
 _RANKS_PIPELINED = rows.sharing(_PACKS, 2048)
 _CHUNK = rows.chunk_pipelined(_PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK, 128)
 _PIPELINED_SHARED = f"16 * {_CHUNK} * {_SLOTS_PIPELINED}"
 _PIPELINED = [
     f"{_PACKS} > {_ALONE} and {_PACKS} <= 8 * 2048",
-    *rows.many_pipelined(_ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+    *rows.many_pipelined(_PACKS, _ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
 ]
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.
