@@ -109,21 +109,19 @@ def chunk_pipelined(packs: str, ranks: str) -> str:
     return f"(8 * ceil_div({packs}, 2 * 8 * {ranks}))"
 
 
-def slots_pipelined(chunk: str, kilobytes: int) -> str:
-    """Chunks that a block holds, at most ten."""
-    return f"min(10, {kilobytes * 64} // {chunk})"
+def slots_pipelined(chunk: str) -> str:
+    """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
+    return f"min(10, 6 * 1024 // {chunk})"
 
 
 def many_pipelined(packs: str, rows: str, ranks: str, shared: str) -> list[str]:
-    """That this is faster, as measured on an H200: rows are whole lines of 128 bytes, of which
-    there are enough for clusters to take turns with, and the 512 threads that write a chunk of
-    16-bit values in two steps are not mostly idle in the second. And that the device has what it
-    takes: `shared` bytes of shared memory for each block, beside barriers and the statistics of ten
-    rows from eight warps of each block."""
+    """That this may be faster: rows are whole lines of 128 bytes, of which there are enough for
+    clusters to take turns with. And that the device has what it takes: `shared` bytes of shared
+    memory for each block, beside barriers and the statistics of ten rows from eight warps of each
+    block."""
     return [
         f"{packs} % 8 == 0",
-        f"x.itemsize == 4 or {chunk_pipelined(packs, ranks)} >= 768",
-        f"{rows} * {ranks} > 3 * {_BLOCKS_PIPELINED}",
+        f"{rows} * {ranks} > 4 * {_BLOCKS_PIPELINED}",
         "arch(x) >= 90",
         "multiprocessors(x) >= 132",
         f"{shared} + 384 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",

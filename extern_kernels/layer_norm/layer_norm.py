@@ -78,16 +78,18 @@ _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 # chunks of rows, and the weights and biases of the block's columns.
 _RANKS_PIPELINED = f"min(16, next_power_of_2(ceil_div({PACKS}, 2048)))"
 _CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK, 96)  # with more, an H200 was slower
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
 _PIPELINED_SHARED = (
     f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
     "x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize if defined(bias) "
     "else x.itemsize))"
 )
 _PIPELINED = [
-    # In float32, clusters of two blocks were slower than the kernel above.
-    f"{PACKS} > (4096 if x.dtype == float32 else 2048) and {PACKS} <= 16 * 2048",
     *rows.many_pipelined(PACKS, ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+    # Where the kernel above was slower: in float32, not clusters of two blocks; in 16 bits, not
+    # where the 512 threads that write a chunk in two steps are mostly idle in the second.
+    f"{PACKS} > 4096 if x.dtype == float32 else {PACKS} > 2048 and {_CHUNK} >= 768",
+    f"{PACKS} <= 16 * 2048",
 ]
 
 _CUDA = [

@@ -115,10 +115,12 @@ _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 51
 # packs of a row. Few rows are left to the kernel above, of which more blocks are resident.
 _RANKS_PIPELINED = rows.sharing(_PACKS, 2048)
 _CHUNK = rows.chunk_pipelined(_PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK, 128)
+_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
 _PIPELINED_SHARED = f"16 * {_CHUNK} * {_SLOTS_PIPELINED}"
 _PIPELINED = [
     f"{_PACKS} > {_ALONE} and {_PACKS} <= 8 * 2048",
+    # Elsewhere, the kernel above was as fast, or faster.
+    f"x.itemsize == 2 and {_CHUNK} >= 960",
     *rows.many_pipelined(_PACKS, _ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
 ]
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to

@@ -138,10 +138,10 @@ def test_an_odd_storage_offset(dtype, device):
     check(flat[1:].view(8, 64), weight[1:65])
 
 
-# bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; ragged ones;
-# the first and the last length. float32: half the length.
-PIPELINED = [(91, 32776), (90, 32776), (131, 65528), (46, 65544), (45, 65544), (60, 90008)]
-PIPELINED += [(47, 131072)]
+# bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; the first and
+# the last lengths; rows that are not whole lines of 128 bytes. float32: half the length.
+PIPELINED = [(121, 61440), (120, 61440), (131, 65472), (131, 65528), (61, 121920), (60, 121920)]
+PIPELINED += [(70, 128256), (61, 131072)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -158,10 +158,10 @@ def test_many_wide_rows(shape, dtype, device):
 def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
     """Clusters take rows by turns, and none waits for another."""
     rows = 200 if device == "cuda" else 9
-    x, weight = make((rows, 36872), torch.bfloat16, device)
+    x, weight = make((rows, 65472), torch.bfloat16, device)
     first = rms_norm(x, weight)
     others = [3, rows // 2, rows - 1]
-    x[others[0], 5], x[others[1], 36871], x[others[2], 0] = torch.nan, torch.inf, -torch.inf
+    x[others[0], 5], x[others[1], 65471], x[others[2], 0] = torch.nan, torch.inf, -torch.inf
     kept = [row for row in range(rows) if row not in others]
     for _ in range(3):
         y, rstd = rms_norm(x, weight)
@@ -378,14 +378,15 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
 @pytest.mark.parametrize(
     ("shape", "weight", "way"),
     [
-        ((2048, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
-        ((91, 65536), torch.float32, "pipelined<{}, 4, 4, 1>"),
-        ((90, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
-        ((2048, 65544), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
+        ((512, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
+        ((121, 65536), torch.float32, "pipelined<{}, 4, 4, 1>"),
+        ((120, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
+        ((1024, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
+        ((1025, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
         ((2048, 131072), torch.float32, "pipelined<{}, 8, 4, 1>"),
         ((2048, 131072), None, "pipelined<{}, 8, 4, 0>"),
-        ((2048, 131080), torch.bfloat16, "wide<{}, 288, 8, 1>"),
-        ((2048, 32776), torch.bfloat16, "pipelined<{}, 4, 3, 1>"),
+        ((2048, 131136), torch.bfloat16, "wide<{}, 288, 8, 1>"),
+        ((512, 32832), torch.bfloat16, "wide<{}, 288, 2, 1>"),
         ((2048, 32768), torch.bfloat16, "wide<{}, 512, 1, 1>"),
     ],
 )
