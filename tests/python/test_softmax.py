@@ -309,7 +309,7 @@ def test_compiled(dynamic, device):
             [512, 1, 1],
         ),
         (
-            (1024, 128256),
+            (1024, 128264),
             torch.bfloat16,
             "_wide<__nv_bfloat16, void, false, 256, 4, false>",
             2048,
