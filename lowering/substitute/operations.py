@@ -372,6 +372,20 @@ def reads_sizes(node: Node) -> bool:
     return rearranges(node) and all(function_name(user) in _LIKE for user in node.users)
 
 
+def is_needed(node: Node, without: Collection[Node]) -> bool:
+    """Whether results of the graph, or what has an effect, depend on a node otherwise than through
+    the nodes `without`: not on the mask of `counts, mask = of(tokens)` whose mask nothing reads."""
+    seen = set(without)
+    reached = [node]
+    while reached:
+        each = reached.pop()
+        if each.op == "output" or each.is_impure() or may_write(each):
+            return True
+        seen.add(each)
+        reached += [user for user in each.users if user not in seen]
+    return False
+
+
 def keeps_strides(node: Node) -> bool:
     """Whether the strides of a result may depend on those of the argument."""
     return function_name(node) not in _ROW_MAJOR

@@ -64,7 +64,9 @@ def check_uses(found: Match) -> None:
         if source not in region - roots:  # an argument or a result, in another shape or dtype
             continue
         for user in node.users:
-            if user not in region and not operations.reads_sizes(user):
+            if user in region or operations.reads_sizes(user):
+                continue
+            if operations.is_needed(user, region):
                 raise Refused(f"{node.name}, a part of it, is used elsewhere ({user.name})")
 
 
