@@ -18,9 +18,8 @@
 //
 // A told sum is a word of 4 bytes, 0 until it is there. Nobody zeroed the words before (a launch of
 // its own for that takes longer than the kernel's start): each block clears its own ones, and then
-// all blocks meet. All threads of a block take part in that, as barriers of a grid demand, but each
-// warp first does what needs no words of others: the copier requests the first tiles, and summers
-// add up the first one.
+// all blocks meet, while the first tiles are on their way. All threads of a block take part in
+// that, as barriers of a grid demand.
 //
 // Deterministic: the order of additions depends on the number of tiles and of blocks alone. No sum
 // is found by subtraction (see cumsum.cu).
@@ -169,7 +168,8 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
                 long long n, bool reverse) {
   constexpr int VEC = 16 / sizeof(T), SLOT = WRITERS * ITEMS * 32;
   constexpr int PARTS = WRITERS / kSummers;  // of a tile, that a summer adds up
-  static_assert(WRITERS % kSummers == 0 && WRITERS <= 32 && kFirstCopies <= STAGES);
+  static_assert(WRITERS % kSummers == 0 && WRITERS <= 32);
+  static_assert(kCopies <= kFirstCopies && kFirstCopies <= STAGES);
   __shared__ Arrivals copied[STAGES], known[STAGES], written[STAGES];
   __shared__ float of_parts[2][WRITERS], before_parts[STAGES][WRITERS];
   // Twice as many as slots: the finder may be ahead of the writers by that many turns.
@@ -207,14 +207,14 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
   }
   for (int turn = threadIdx.x; turn < turns; turn += blockDim.x)
     words[turn * size_t(kWords) + blockIdx.x] = 0;
-  using Grid = cooperative_groups::grid_group;
-  const Grid grid = cooperative_groups::this_grid();
-  const Grid::arrival_token token = grid.barrier_arrive();  // first, all threads of the block meet
-  // By all threads, once: afterwards, a word that is not 0 is a sum of this launch.
-  const auto meet = [&] { grid.barrier_wait(Grid::arrival_token(token)); };
+  const auto grid = cooperative_groups::this_grid();
+  auto arrival = grid.barrier_arrive();  // first, all threads of the block meet
+  if (warp == kCopier && lane == 0)
+    for (int turn = 1; turn < min(turns, kFirstCopies); ++turn) copy(turn);
+  // Afterwards, a word that is not 0 is a sum of this launch.
+  grid.barrier_wait(static_cast<decltype(arrival)&&>(arrival));
 
   if (warp < WRITERS) {
-    meet();
     for (int turn = 0; turn < turns; ++turn) {
       const int slot = turn % STAGES, phase = turn / STAGES;
       const Tile tile = tile_of(turn);
@@ -251,24 +251,15 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
         __syncwarp();
         if (lane == 0) known[slot].arrive();
       }
-      if (turn == 0) meet();
     }
   } else if (warp == kCopier) {
-    int turn = 1;
-    const auto copy_up_to = [&](int end) {
-      for (; lane == 0 && turn < end; ++turn) {
-        const int before = turn - STAGES, under_way = turn - kCopies;
-        if (before >= 0) written[before % STAGES].wait(before / STAGES);
-        if (under_way >= 0) copied[under_way % STAGES].wait(under_way / STAGES);
-        copy(turn);
-      }
-      __syncwarp();
-    };
-    copy_up_to(min(turns, kFirstCopies));
-    meet();
-    copy_up_to(turns);
+    for (int turn = kFirstCopies; lane == 0 && turn < turns; ++turn) {
+      const int before = turn - STAGES, under_way = turn - kCopies;
+      if (before >= 0) written[before % STAGES].wait(before / STAGES);
+      copied[under_way % STAGES].wait(under_way / STAGES);
+      copy(turn);
+    }
   } else {
-    meet();
     float carry = 0;  // what is before the turn in the row of its first tile
     Told told, next = {};
     next.read(words);
