@@ -97,7 +97,7 @@ cumsum.cuda(
     args=f"y, x, words, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
     requires=[
         *_REQUIRES,
-        *[_FLOATING, _LONG, f"{_N} >= 1048576 and x.numel() >= 16777216"],
+        *[_FLOATING, _LONG, f"{_N} >= 1048576 and x.numel() * x.itemsize >= 67108864"],
         *[f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
         "arch(x) >= 90",
         f"{_STAGES * _MOST * 16} + 1024 <= shared_memory(x)",

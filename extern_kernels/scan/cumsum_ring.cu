@@ -32,7 +32,6 @@ using opaq::Pack;
 
 constexpr int kSummers = 4;         // warps
 constexpr int kCopies = 2;          // under way at once
-constexpr int kFirstCopies = 4;     // requested before all blocks have met
 constexpr int kEach = 8;            // words that a lane of the finder reads
 constexpr int kWords = 32 * kEach;  // of a turn, of which each block has one
 
@@ -168,8 +167,7 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
                 long long n, bool reverse) {
   constexpr int VEC = 16 / sizeof(T), SLOT = WRITERS * ITEMS * 32;
   constexpr int PARTS = WRITERS / kSummers;  // of a tile, that a summer adds up
-  static_assert(WRITERS % kSummers == 0 && WRITERS <= 32);
-  static_assert(kCopies <= kFirstCopies && kFirstCopies <= STAGES);
+  static_assert(WRITERS % kSummers == 0 && WRITERS <= 32 && kCopies <= STAGES);
   __shared__ Arrivals copied[STAGES], known[STAGES], written[STAGES];
   __shared__ float of_parts[2][WRITERS], before_parts[STAGES][WRITERS];
   // Twice as many as slots: the finder may be ahead of the writers by that many turns.
@@ -210,7 +208,7 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
   const auto grid = cooperative_groups::this_grid();
   auto arrival = grid.barrier_arrive();  // first, all threads of the block meet
   if (warp == kCopier && lane == 0)
-    for (int turn = 1; turn < min(turns, kFirstCopies); ++turn) copy(turn);
+    for (int turn = 1; turn < min(turns, kCopies); ++turn) copy(turn);
   // Afterwards, a word that is not 0 is a sum of this launch.
   grid.barrier_wait(static_cast<decltype(arrival)&&>(arrival));
 
@@ -253,7 +251,7 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
       }
     }
   } else if (warp == kCopier) {
-    for (int turn = kFirstCopies; lane == 0 && turn < turns; ++turn) {
+    for (int turn = kCopies; lane == 0 && turn < turns; ++turn) {
       const int before = turn - STAGES, under_way = turn - kCopies;
       if (before >= 0) written[before % STAGES].wait(before / STAGES);
       copied[under_way % STAGES].wait(under_way / STAGES);

@@ -101,7 +101,7 @@ def test_sums_pass_through_long_rows(n, device):
         assert torch.equal(cumsum(x, reverse), exact(x, reverse))
 
 
-# On an H200, from 16777216 numbers on, in rows of packs of at least 1048576 numbers: one block for
+# On an H200, from 64 MB on, in rows of packs of at least 1048576 numbers: one block for
 # each multiprocessor, which reads tiles ahead. One row fewer, one pack less, no whole packs.
 MANY = [
     ((1, 16777216), torch.float32),
@@ -109,8 +109,8 @@ MANY = [
     ((2, 8800004), torch.float32),
     ((16, 1048576), torch.float32),
     ((15, 1048576), torch.float32),
-    ((3, 5592408), torch.bfloat16),
-    ((17, 1048568), torch.float16),
+    ((3, 11184816), torch.bfloat16),
+    ((33, 1048568), torch.float16),
 ]
 
 
@@ -238,9 +238,9 @@ MULTIPROCESSORS = "which only a launch can ask for"  # all that is left to know
     ("shape", "dtype", "arch", "why"),
     [
         ((1, 1 << 24), torch.float32, "sm_90a", MULTIPROCESSORS),
-        ((1, (1 << 24) - 4), torch.float32, "sm_90a", "x.numel() >= "),
+        ((1, (1 << 24) - 4), torch.float32, "sm_90a", "x.numel() * x.itemsize >= "),
         ((1, (1 << 24) + 2), torch.float32, "sm_90a", " % (16 // x.itemsize) == 0"),
-        ((16, 1 << 20), torch.float16, "sm_100a", MULTIPROCESSORS),
+        ((32, 1 << 20), torch.float16, "sm_100a", MULTIPROCESSORS),
         ((32, 1 << 19), torch.float16, "sm_100a", " >= 1048576"),
         ((528, 1 << 20), torch.float32, "sm_90a", " < 528"),
         ((1, 1 << 24), torch.int32, "sm_90a", "x.dtype == "),
