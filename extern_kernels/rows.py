@@ -2,6 +2,7 @@
 threads of a row, conditions, dtypes, and sums by blocks of rows.
 """
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -96,36 +97,69 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
 # H200, as many blocks are as clusters of 2, 4 or 8, and 112 as clusters of 16 (of 3, fewer). One
 # cluster more would start when the others have ended.
 _BLOCKS_PIPELINED = 120
-THREADS_PIPELINED = 32 * (16 + 8 + 1)
 
 
-def grid_pipelined(rows: str, ranks: str) -> str:
-    return f"{ranks} * min({rows}, {_BLOCKS_PIPELINED} // {ranks})"
+@dataclasses.dataclass(frozen=True)
+class Pipelined:
+    """What declares a kernel of pipelined_rows.cuh. packs: of a row; most: blocks that share one,
+    each up to 2048 packs; kept: bytes of parameters for each of its packs, in shared memory."""
 
+    packs: str
+    rows: str
+    most: int
+    kept: str = "0"
 
-def chunk_pipelined(packs: str, ranks: str) -> str:
-    """Packs of a chunk, where `ranks` blocks share a row of `packs` and each has two chunks of it:
-    whole lines of 128 bytes."""
-    return f"(8 * ceil_div({packs}, 2 * 8 * {ranks}))"
+    @property
+    def ranks(self) -> str:
+        """Blocks that share a row."""
+        return f"min({self.most}, next_power_of_2(ceil_div({self.packs}, 2048)))"
 
+    @property
+    def chunk(self) -> str:
+        """Packs of a chunk, of which a block has two of a row: whole lines of 128 bytes."""
+        return f"(8 * ceil_div({self.packs}, 2 * 8 * {self.ranks}))"
 
-def slots_pipelined(chunk: str) -> str:
-    """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
-    return f"min(10, 6 * 1024 // {chunk})"
+    @property
+    def slots(self) -> str:
+        """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
+        return f"min(10, 6 * 1024 // {self.chunk})"
 
+    @property
+    def template(self) -> str:
+        """Template arguments RANKS and EACH."""
+        return f"{{{self.ranks}}}, {{ceil_div({self.chunk}, 256)}}"
 
-def many_pipelined(packs: str, rows: str, ranks: str, shared: str) -> list[str]:
-    """That this may be faster: rows are whole lines of 128 bytes, of which there are enough for
-    clusters to take turns with. And that the device has what it takes: `shared` bytes of shared
-    memory for each block, beside barriers and the statistics of ten rows from eight warps of each
-    block."""
-    return [
-        f"{packs} % 8 == 0",
-        f"{rows} * {ranks} > 4 * {_BLOCKS_PIPELINED}",
-        "arch(x) >= 90",
-        "multiprocessors(x) >= 132",
-        f"{shared} + 384 + 10 * 8 * 8 * {ranks} <= shared_memory(x)",
-    ]
+    @property
+    def args(self) -> str:
+        """Arguments slots and size."""
+        return f"{self.slots}, {self.chunk}"
+
+    @property
+    def shared(self) -> str:
+        kept = f"ceil_div({self.packs}, {self.ranks}) * ({self.kept})"
+        return f"16 * {self.chunk} * {self.slots} + {kept}"
+
+    @property
+    def launch(self) -> dict[str, Any]:
+        return {
+            "grid": f"{self.ranks} * min({self.rows}, {_BLOCKS_PIPELINED} // {self.ranks})",
+            "block": 32 * (16 + 8 + 1),
+            "shared": self.shared,
+        }
+
+    @property
+    def requires(self) -> list[str]:
+        """That this may be faster: rows are whole lines of 128 bytes, of which there are enough for
+        clusters to take turns with. And that the device has what it takes: shared memory, also for
+        barriers and the statistics of ten rows from eight warps of each block."""
+        return [
+            f"{self.packs} % 8 == 0",
+            f"{self.packs} <= {self.most * 2048}",
+            f"{self.rows} * {self.ranks} > 4 * {_BLOCKS_PIPELINED}",
+            "arch(x) >= 90",
+            "multiprocessors(x) >= 132",
+            f"{self.shared} + 384 + 10 * 8 * 8 * {self.ranks} <= shared_memory(x)",
+        ]
 
 
 FLOAT = "float64 if x.dtype == float64 else float32"  # of statistics and of sums

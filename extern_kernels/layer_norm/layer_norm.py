@@ -76,21 +76,16 @@ _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 # rows at once (layer_norm_pipelined.cu), each block on up to 2048 packs of a row. Few rows are left
 # to the kernel above, of which three blocks a multiprocessor are resident. In shared memory are
 # chunks of rows, and the weights and biases of the block's columns.
-_RANKS_PIPELINED = f"min(16, next_power_of_2(ceil_div({PACKS}, 2048)))"
-_CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
-_PIPELINED_SHARED = (
-    f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + 2 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * 16 // "
-    "x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize if defined(bias) "
-    "else x.itemsize))"
+_PIPELINED = rows.Pipelined(
+    PACKS,
+    ROWS,
+    16,
+    "2 * 16 // x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize "
+    "if defined(bias) else x.itemsize)",
 )
-_PIPELINED = [
-    *rows.many_pipelined(PACKS, ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
-    # Where the kernel above was slower: in float32, not clusters of two blocks; in 16 bits, not
-    # where the 512 threads that write a chunk in two steps are mostly idle in the second.
-    f"{PACKS} > 4096 if x.dtype == float32 else {PACKS} > 2048 and {_CHUNK} >= 768",
-    f"{PACKS} <= 16 * 2048",
-]
+# Where the kernel above was slower: in float32, not clusters of two blocks; in 16 bits, not where
+# the 512 threads that write a chunk in two steps are mostly idle in the second.
+_FASTER = f"{PACKS} > 4096 if x.dtype == float32 else {PACKS} > 2048 and {_PIPELINED.chunk} >= 768"
 
 _CUDA = [
     *CUDA,
@@ -114,14 +109,11 @@ layer_norm.cuda(
 layer_norm.cuda(
     name="cuda:pipelined",
     source=opaq.file("layer_norm_pipelined.cu"),
-    entry=f"layer_norm_pipelined<{_DTYPES}, {{{_RANKS_PIPELINED}}}, {{ceil_div({_CHUNK}, 256)}}, "
-    f"{_GIVEN}>",
-    grid=rows.grid_pipelined(ROWS, _RANKS_PIPELINED),
-    block=rows.THREADS_PIPELINED,
-    cluster=_RANKS_PIPELINED,  # so that clusters of 16 are allowed
-    shared=_PIPELINED_SHARED,
-    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), eps",
-    requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
+    entry=f"layer_norm_pipelined<{_DTYPES}, {_PIPELINED.template}, {_GIVEN}>",
+    **_PIPELINED.launch,
+    cluster=_PIPELINED.ranks,  # so that clusters of 16 are allowed
+    args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_PIPELINED.args}, x.size(-1), eps",
+    requires=[*_CUDA, *_ALIGNED, *_PIPELINED.requires, _FASTER],
     priority=1,
 )
 layer_norm.cuda(

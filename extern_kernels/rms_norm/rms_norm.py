@@ -72,21 +72,15 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 # or 8 blocks that work on several rows at once (rms_norm_pipelined.cu), each block on up to 2048
 # packs of a row, whose weights it keeps. Few rows are left to the kernel above, of which more
 # blocks are resident.
-_RANKS_PIPELINED = rows.sharing(PACKS, 2048)
-_CHUNK = rows.chunk_pipelined(PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
-_PIPELINED_SHARED = (
-    f"(16 * {_CHUNK} * {_SLOTS_PIPELINED} + (16 * ceil_div({PACKS}, {_RANKS_PIPELINED}) * "
-    "weight.itemsize // x.itemsize if defined(weight) else 0))"
+_PIPELINED = rows.Pipelined(
+    PACKS, ROWS, 8, "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
 )
-_PIPELINED = [
-    f"{PACKS} > 512 * 8 and {PACKS} <= 8 * 2048",
-    # Where the kernel above was slower, or it was not measured: float32, more rows of up to 8192
-    # packs, and blocks with far fewer packs than they could have.
-    f"x.itemsize == 2 and ({PACKS} > 8192 or {ROWS} <= 1024) and {_CHUNK} >= 960",
-    *rows.many_pipelined(PACKS, ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
+# Where the kernel above was slower, or it was not measured: float32, more rows of up to 8192 packs,
+# and blocks with far fewer packs than they could have.
+_FASTER = [
+    f"x.itemsize == 2 and {PACKS} > 512 * 8",
+    f"({PACKS} > 8192 or {ROWS} <= 1024) and {_PIPELINED.chunk} >= 960",
 ]
-
 
 rms_norm.cuda(
     name="cuda:registers",
@@ -101,13 +95,10 @@ rms_norm.cuda(
 rms_norm.cuda(
     name="cuda:pipelined",
     source=opaq.file("rms_norm_pipelined.cu"),
-    entry=f"rms_norm_pipelined<{DTYPES}, {{{_RANKS_PIPELINED}}}, {{ceil_div({_CHUNK}, 256)}}, "
-    f"{{{WEIGHT}}}>",
-    grid=rows.grid_pipelined(ROWS, _RANKS_PIPELINED),
-    block=rows.THREADS_PIPELINED,
-    shared=_PIPELINED_SHARED,
-    args=f"y, rstd, x, weight, {ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), eps, offset",
-    requires=[*_CUDA, *_ALIGNED, *_PIPELINED],
+    entry=f"rms_norm_pipelined<{DTYPES}, {_PIPELINED.template}, {{{WEIGHT}}}>",
+    **_PIPELINED.launch,
+    args=f"y, rstd, x, weight, {ROWS}, {_PIPELINED.args}, x.size(-1), eps, offset",
+    requires=[*_CUDA, *_ALIGNED, *_PIPELINED.requires, *_FASTER],
     priority=1,
 )
 rms_norm.cuda(

@@ -113,16 +113,9 @@ _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 51
 # Many of the rows that clusters compute, where blocks can have so much shared memory: clusters of 4
 # or 8 blocks that work on several rows at once (softmax_pipelined.cu), each block on up to 2048
 # packs of a row. Few rows are left to the kernel above, of which more blocks are resident.
-_RANKS_PIPELINED = rows.sharing(_PACKS, 2048)
-_CHUNK = rows.chunk_pipelined(_PACKS, _RANKS_PIPELINED)
-_SLOTS_PIPELINED = rows.slots_pipelined(_CHUNK)
-_PIPELINED_SHARED = f"16 * {_CHUNK} * {_SLOTS_PIPELINED}"
-_PIPELINED = [
-    f"{_PACKS} > {_ALONE} and {_PACKS} <= 8 * 2048",
-    # Elsewhere, the kernel above was as fast, or faster.
-    f"x.itemsize == 2 and {_CHUNK} >= 960",
-    *rows.many_pipelined(_PACKS, _ROWS, _RANKS_PIPELINED, _PIPELINED_SHARED),
-]
+_PIPELINED = rows.Pipelined(_PACKS, _ROWS, 8)
+# Elsewhere, the kernel above was as fast, or faster.
+_FASTER = [f"x.itemsize == 2 and {_PACKS} > {_ALONE}", f"{_PIPELINED.chunk} >= 960"]
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.
 _RANKS_BACKWARD = rows.sharing(_PACKS, 512 * 4)
@@ -155,13 +148,10 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
             op.cuda(
                 name="cuda:pipelined",
                 source=opaq.file("softmax_pipelined.cu"),
-                entry=f"softmax_pipelined<{{x.dtype}}, {of_log}, {{{_RANKS_PIPELINED}}}, "
-                f"{{ceil_div({_CHUNK}, 256)}}>",
-                grid=rows.grid_pipelined(_ROWS, _RANKS_PIPELINED),
-                block=rows.THREADS_PIPELINED,
-                shared=_PIPELINED_SHARED,
-                args=f"y, x, {_ROWS}, {_SLOTS_PIPELINED}, {_CHUNK}, x.size(-1), scale",
-                requires=[*requires, *rows.aligned("x", "y"), *_PIPELINED],
+                entry=f"softmax_pipelined<{{x.dtype}}, {of_log}, {_PIPELINED.template}>",
+                **_PIPELINED.launch,
+                args=f"y, x, {_ROWS}, {_PIPELINED.args}, x.size(-1), scale",
+                requires=[*requires, *rows.aligned("x", "y"), *_PIPELINED.requires, *_FASTER],
                 priority=3,
             )
         wide = [("wide", "false", [*rows.aligned("x", "y"), *aligned])]

@@ -171,6 +171,19 @@ def misfits(op, facts, arch: str, implementation: str) -> list[str]:
     return found["why_not"].split("; ")
 
 
+def is_served_by(op, facts, entry: str) -> None:
+    """cuda:pipelined, or cuda:wide, serves a call on an H200 by this kernel, which compiles."""
+    reasons = misfits(op, facts, "sm_90a", "cuda:pipelined")
+    if "_pipelined<" in entry:  # all is as it must be but for what only a launch knows
+        assert len(reasons) == 1
+        assert reasons[0].startswith("multiprocessors(x) >= 132 does not hold: ")
+        assert _runtime.compile(op.name, facts, "sm_90a", "cuda:pipelined")["entry"] == entry
+    else:
+        assert len(reasons) > 1
+        name, launch = serving(op, facts, "sm_90a")
+        assert (name, launch["entry"]) == ("cuda:wide", entry)
+
+
 def compiles(op, facts, arch: str, implementation: str) -> None:
     """NVRTC accepts the kernel and its argument list."""
     if not _runtime.doctor()["nvrtc"]["found"]:

@@ -19,6 +19,7 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
+    is_served_by,
     of_one_dtype,
     plan,
     refuses,
@@ -26,7 +27,6 @@ from kernel_checks import (
 )
 
 import opaq
-from opaq import _runtime
 from opaq.extern_kernels import layer_norm, layer_norm_backward
 from opaq.extern_kernels.layer_norm.layer_norm import (
     layer_norm_backward_reference,
@@ -430,22 +430,8 @@ CODE = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32:
 )
 def test_many_wide_rows_are_pipelined_where_shared_memory_suffices(shape, dtype, weights, way):
     facts = (cuda(shape, dtype), cuda(shape[-1:], weights), cuda(shape[-1:], weights), 1e-5)
-    entry = f"layer_norm_{way.format(f'{CODE[dtype]}, {CODE[weights]}')[:-1]}, true, true>"
-    if "pipelined" in way:  # all is as it must be but for what only a launch knows
-        name = "cuda:pipelined"
-        (reason,) = misfits(name, facts, "sm_90a")
-        assert reason.startswith("multiprocessors(x) >= 132 does not hold: ")
-        image = _runtime.compile(layer_norm.name, facts, "sm_90a", name)
-        assert image["entry"] == entry
-    else:
-        assert len(misfits("cuda:pipelined", facts, "sm_90a")) > 1
-        name, launch = serving(layer_norm, facts, "sm_90a")
-        assert (name, launch["entry"]) == ("cuda:wide", entry)
-
-
-def misfits(implementation, facts, arch) -> list[str]:
-    found = _runtime.check_code(layer_norm.name, implementation, facts, [arch])[0]
-    return found["why_not"].split("; ")
+    types = f"{CODE[dtype]}, {CODE[weights]}"
+    is_served_by(layer_norm, facts, f"layer_norm_{way.format(types)[:-1]}, true, true>")
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_120", pytest.param("sm_86", marks=pytest.mark.life)])

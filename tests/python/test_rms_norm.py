@@ -19,7 +19,7 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
-    misfits,
+    is_served_by,
     of_one_dtype,
     plan,
     refuses,
@@ -27,7 +27,6 @@ from kernel_checks import (
 )
 
 import opaq
-from opaq import _runtime
 from opaq.extern_kernels import rms_norm, rms_norm_backward
 from opaq.extern_kernels.rms_norm.rms_norm import rms_norm_backward_reference, rms_norm_reference
 
@@ -394,16 +393,7 @@ def test_many_wide_rows_are_pipelined(shape, weight, way):
     given = None if weight is None else cuda(shape[-1:], weight)
     facts = (cuda(shape, torch.bfloat16), given, 1e-6)
     types = f"__nv_bfloat16, {'float' if weight == torch.float32 else '__nv_bfloat16'}"
-    reasons = misfits(rms_norm, facts, "sm_90a", "cuda:pipelined")
-    entry = f"rms_norm_{way.format(types)}"
-    if "pipelined" in way:  # all is as it must be but for what only a launch knows
-        assert len(reasons) == 1
-        assert reasons[0].startswith("multiprocessors(x) >= 132 does not hold: ")
-        assert _runtime.compile(rms_norm.name, facts, "sm_90a", "cuda:pipelined")["entry"] == entry
-    else:
-        assert len(reasons) > 1
-        name, launch = serving(rms_norm, facts, "sm_90a")
-        assert (name, launch["entry"]) == ("cuda:wide", entry)
+    is_served_by(rms_norm, facts, f"rms_norm_{way.format(types)}")
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_120"])

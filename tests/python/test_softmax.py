@@ -12,13 +12,13 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
+    is_served_by,
     misfits,
     plan,
     refuses,
     serving,
 )
 
-from opaq import _runtime
 from opaq.extern_kernels import (
     log_softmax,
     log_softmax_backward,
@@ -354,16 +354,7 @@ def test_many_wide_rows_are_pipelined(shape, dtype, way):
         (softmax, (cuda(shape, dtype), 1.0, None), "false"),
         (log_softmax, (cuda(shape, dtype), -0.5), "true"),
     ):
-        reasons = misfits(op, facts, "sm_90a", "cuda:pipelined")
-        entry = f"softmax_{way.format(log)}"
-        if "pipelined" in way:  # all is as it must be but for what only a launch knows
-            assert len(reasons) == 1
-            assert reasons[0].startswith("multiprocessors(x) >= 132 does not hold: ")
-            assert _runtime.compile(op.name, facts, "sm_90a", "cuda:pipelined")["entry"] == entry
-        else:
-            assert len(reasons) > 1
-            name, launch = serving(op, facts, "sm_90a")
-            assert (name, launch["entry"]) == ("cuda:wide", entry)
+        is_served_by(op, facts, f"softmax_{way.format(log)}")
 
 
 def test_many_wide_rows_that_are_not_pipelined():
