@@ -198,10 +198,6 @@ class Functions:
             _fail(f"alignment of {alignment} bytes; expected 1 or more")
         return x.data_ptr() % alignment == 0
 
-    def Fact(self, name: str, x: Any) -> int:
-        """Of the CUDA device that a tensor is on."""
-        return _runtime.device_fact(name, x.device.index or 0, "")
-
     # ---- lists of ints ---------------------------------------------------------------------------
 
     def Item(self, values: Any, index: Any) -> Any:

@@ -432,6 +432,7 @@ class SymbolicEvaluator(Functions):
         return True if alignment == 1 else UNKNOWN
 
     def Fact(self, name: str, x: Any) -> Any:
+        """Of the CUDA device that a tensor is on. Only rules of launches ask, never of outputs."""
         if isinstance(x, Unknown) or x.device.type != "cuda":
             return FAILING
         try:
