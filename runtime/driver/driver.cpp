@@ -70,11 +70,16 @@ Driver open(const std::string& name) {
   find(d.memset_d8_async, OPAQ_SYMBOL(cuMemsetD8Async));
   find(d.mem_alloc, OPAQ_SYMBOL(cuMemAlloc));
   find(d.stream_get_id, OPAQ_SYMBOL(cuStreamGetId));
+  find(d.stream_create, OPAQ_SYMBOL(cuStreamCreate));
+  find(d.stream_destroy, OPAQ_SYMBOL(cuStreamDestroy));
+  find(d.stream_synchronize, OPAQ_SYMBOL(cuStreamSynchronize));
+  find(d.stream_get_capture_info, OPAQ_SYMBOL(cuStreamGetCaptureInfo), true);
+  find(d.user_object_create, OPAQ_SYMBOL(cuUserObjectCreate));
+  find(d.graph_retain_user_object, OPAQ_SYMBOL(cuGraphRetainUserObject));
   find(d.tensor_map_encode_tiled, OPAQ_SYMBOL(cuTensorMapEncodeTiled));
   find(d.thread_exchange_capture_mode, OPAQ_SYMBOL(cuThreadExchangeStreamCaptureMode));
   find(d.memcpy_dtoh_async, OPAQ_SYMBOL(cuMemcpyDtoHAsync), true);
   find(d.memcpy_htod_async, OPAQ_SYMBOL(cuMemcpyHtoDAsync), true);
-  find(d.stream_synchronize, OPAQ_SYMBOL(cuStreamSynchronize), true);
   find(d.mem_alloc_async, OPAQ_SYMBOL(cuMemAllocAsync), true);
   find(d.mem_free_async, OPAQ_SYMBOL(cuMemFreeAsync), true);
 

@@ -175,24 +175,82 @@ TEST_F(ScratchTest, MemoryThatIsLeftAtZeroIsZeroedOnceForEachStream) {
   EXPECT_EQ(fake.allocations(), 3) << "launches may still use the first one";
 }
 
-TEST_F(ScratchTest, ACapturedLaunchZeroesMemoryOfItsOwn) {
+TEST_F(ScratchTest, ACapturedLaunchBorrowsMemoryUntilItsGraphIsGone) {
+  ImplementationText text = three_tensors();
+  text.scratch[1].once = text.scratch[2].once = true;
+  auto prepared = prepare(spec, text);
+  const auto stream = static_cast<CUstream>(at(77));
+  const auto launch = [&](int64_t n = 10) {
+    prepared->launch(args(n).data(), kCuda, at(77), at(65536));
+    const uint64_t kept = param<uint64_t>(last(), 2);
+    EXPECT_EQ(param<uint64_t>(last(), 3), kept + 256);
+    EXPECT_NE(kept, 65536u);
+    return kept;
+  };
+  const uint64_t of_stream = launch();
+  fake.set_capture(stream, CU_STREAM_CAPTURE_STATUS_ACTIVE);
+  const uint64_t first = launch();
+  EXPECT_NE(first, of_stream);
+  ASSERT_TRUE(fake.memset(1));
+  EXPECT_EQ(fake.memset(1)->memory, first);
+  EXPECT_EQ(fake.memset(1)->bytes, 256u + 160);
+  EXPECT_NE(fake.memset(1)->stream, stream) << "now, and not by each replay";
+  EXPECT_EQ(fake.calls("cuStreamSynchronize"), 1);
+  EXPECT_EQ(fake.capture(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE) << "it has not been broken";
+  EXPECT_NE(launch(), first) << "replays of both launches may run at the same time";
+  EXPECT_EQ(fake.allocations(), 3);
+
+  fake.destroy_graph(stream);
+  EXPECT_EQ(fake.calls("cuMemsetD8Async"), 3);
+  launch();
+  launch();
+  EXPECT_EQ(fake.allocations(), 3) << "what was lent is used again";
+  EXPECT_EQ(fake.calls("cuMemsetD8Async"), 3) << "and is zero";
+  launch();
+  EXPECT_EQ(fake.allocations(), 4);
+
+  fake.destroy_graph(stream);
+  launch(100);
+  EXPECT_EQ(fake.allocations(), 5) << "others are too small";
+  // Another thread's launch allocates without breaking the capture.
+  prepared->launch(args(10).data(), kCuda, at(78), at(65536));
+  EXPECT_EQ(fake.capture(stream), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+}
+
+TEST_F(ScratchTest, ACapturedLaunchIsZeroedByEachReplayWhereTheDriverDoesNotTellTheGraph) {
   ImplementationText text = three_tensors();
   text.scratch[1].once = text.scratch[2].once = true;
   auto prepared = prepare(spec, text);
   const std::vector<Arg> given = args(10);
   prepared->launch(given.data(), kCuda, at(77), at(65536));
-  const uint64_t kept = param<uint64_t>(last(), 2);
-  EXPECT_EQ(param<uint64_t>(last(), 3), kept + 256);
   fake.set_capture(static_cast<CUstream>(at(77)), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+  fake.fail("cuStreamGetCaptureInfo", CUDA_ERROR_INVALID_VALUE, 1);
   prepared->launch(given.data(), kCuda, at(77), at(65536));
   EXPECT_EQ(param<uint64_t>(last(), 2), 65536u);
   EXPECT_EQ(param<uint64_t>(last(), 3), 65536u + 256);
   ASSERT_TRUE(fake.memset(1));
   EXPECT_EQ(fake.memset(1)->memory, 65536u);
   EXPECT_EQ(fake.memset(1)->bytes, 256u + 160);
-  // Another thread's launch allocates without breaking the capture.
-  prepared->launch(given.data(), kCuda, at(78), at(65536));
-  EXPECT_EQ(fake.capture(static_cast<CUstream>(at(77))), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+  EXPECT_EQ(fake.memset(1)->stream, at(77));
+}
+
+TEST_F(ScratchTest, WhatCannotBeLentToAGraphIsAnErrorAndIsUsedAgain) {
+  ImplementationText text = three_tensors();
+  text.scratch[1].once = text.scratch[2].once = true;
+  auto prepared = prepare(spec, text);
+  const std::vector<Arg> given = args(10);
+  const auto launch = [&] { prepared->launch(given.data(), kCuda, at(77), at(65536)); };
+  launch();
+  fake.set_capture(static_cast<CUstream>(at(77)), CU_STREAM_CAPTURE_STATUS_ACTIVE);
+  fake.fail("cuGraphRetainUserObject", CUDA_ERROR_OUT_OF_MEMORY, 1);
+  const Error refused = error_of(launch);
+  EXPECT_EQ(refused.kind, ErrorKind::Driver);
+  EXPECT_NE(std::string(refused.what())
+                .find("lending scratch memory to a CUDA graph: CUDA_ERROR_OUT_OF_MEMORY"),
+            std::string::npos)
+      << refused.what();
+  launch();
+  EXPECT_EQ(fake.allocations(), 2);
 }
 
 TEST_F(ScratchTest, AFailedLaunchHasItsMemoryZeroedAgain) {

@@ -31,6 +31,17 @@ CUstreamCaptureStatus fake_capture(CUstream stream) {
   const auto it = state.configuration.captures.find(stream);
   return it == state.configuration.captures.end() ? CU_STREAM_CAPTURE_STATUS_NONE : it->second;
 }
+void fake_destroy_graph(CUstream stream) {
+  const auto graph = reinterpret_cast<CUgraph>(stream);
+  std::vector<UserObject> held;
+  {
+    const std::lock_guard lock(state.mutex);
+    const auto [begin, end] = state.configuration.retained.equal_range(graph);
+    for (auto it = begin; it != end; ++it) held.push_back(*it->second);
+    state.configuration.retained.erase(begin, end);
+  }
+  for (const UserObject& each : held) each.destroy(each.object);
+}
 void fake_fail(const char* function, CUresult result, int times) {
   const std::lock_guard lock(state.mutex);
   state.configuration.failures[function] = {result, times};

@@ -68,7 +68,7 @@ const auto& kErrors = *new const std::map<CUresult, std::pair<const char*, const
 // What every entry point does first: count, fail on demand, and insist on cuInit by this very
 // process.
 CUresult enter(std::string_view function, bool needs_init = true) {
-  if (function.ends_with("_v2")) function.remove_suffix(3);
+  if (function.ends_with("_v2") || function.ends_with("_v3")) function.remove_suffix(3);
   std::lock_guard lock(state.mutex);
   const std::string name(function);
   ++state.configuration.calls[name];
@@ -404,6 +404,34 @@ CUresult cuStreamIsCapturing(CUstream stream, CUstreamCaptureStatus* status) {
   *status = it == state.configuration.captures.end() ? CU_STREAM_CAPTURE_STATUS_NONE : it->second;
   return CUDA_SUCCESS;
 }
+CUresult cuStreamGetCaptureInfo(CUstream stream, CUstreamCaptureStatus* status, cuuint64_t*,
+                                CUgraph* graph, const CUgraphNode**,
+#if CUDA_VERSION >= 13000
+                                const CUgraphEdgeData**,
+#endif
+                                size_t*) {
+  ENTER();
+  const auto it = state.configuration.captures.find(stream);
+  *status = it == state.configuration.captures.end() ? CU_STREAM_CAPTURE_STATUS_NONE : it->second;
+  *graph = reinterpret_cast<CUgraph>(stream);
+  return CUDA_SUCCESS;
+}
+CUresult cuUserObjectCreate(CUuserObject* made, void* object, CUhostFn destroy, unsigned references,
+                            unsigned flags) {
+  ENTER();
+  if (references != 1 || flags != CU_USER_OBJECT_NO_DESTRUCTOR_SYNC)
+    return CUDA_ERROR_INVALID_VALUE;
+  state.configuration.objects.push_back({destroy, object});
+  *made = reinterpret_cast<CUuserObject>(&state.configuration.objects.back());
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphRetainUserObject(CUgraph graph, CUuserObject object, unsigned references,
+                                 unsigned flags) {
+  ENTER();
+  if (references != 1 || flags != CU_GRAPH_USER_OBJECT_MOVE) return CUDA_ERROR_INVALID_VALUE;
+  state.configuration.retained.emplace(graph, reinterpret_cast<const UserObject*>(object));
+  return CUDA_SUCCESS;
+}
 CUresult cuThreadExchangeStreamCaptureMode(CUstreamCaptureMode* mode) {
   ENTER();
   std::swap(*mode, capture_mode);
@@ -493,6 +521,18 @@ CUresult cuMemsetD8Async(CUdeviceptr memory, unsigned char value, size_t bytes, 
   if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
   state.configuration.memsets.push_back(
       {memory, bytes, value, stream, static_cast<int>(state.configuration.launches.size())});
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamCreate(CUstream* stream, unsigned flags) {
+  ENTER();
+  if (const CUresult result = unsafe_during_capture(); result != CUDA_SUCCESS) return result;
+  if (context_stack.top() == nullptr) return CUDA_ERROR_INVALID_CONTEXT;
+  if (flags != CU_STREAM_NON_BLOCKING) return CUDA_ERROR_INVALID_VALUE;
+  *stream = reinterpret_cast<CUstream>(kOwnStream);
+  return CUDA_SUCCESS;
+}
+CUresult cuStreamDestroy(CUstream) {
+  ENTER();
   return CUDA_SUCCESS;
 }
 CUresult cuStreamSynchronize(CUstream stream) {

@@ -59,6 +59,8 @@ void fake_set_version(int version);  // 12040; has effect on a driver that is op
 // whose capture mode is not relaxed invalidates the capture and fails.
 void fake_set_capture(CUstream stream, CUstreamCaptureStatus status);
 CUstreamCaptureStatus fake_capture(CUstream stream);
+// Destroys the graph that the stream is captured to.
+void fake_destroy_graph(CUstream stream);
 
 // The next `times` calls of `function` ("cuLaunchKernel"; no version suffix) return `result`; times
 // < 0: all of them.
@@ -93,6 +95,7 @@ struct Fake {
     OPAQ_FAKE_RESOLVE(set_version);
     OPAQ_FAKE_RESOLVE(set_capture);
     OPAQ_FAKE_RESOLVE(capture);
+    OPAQ_FAKE_RESOLVE(destroy_graph);
     OPAQ_FAKE_RESOLVE(fail);
     OPAQ_FAKE_RESOLVE(set_params);
     OPAQ_FAKE_RESOLVE(launch_count);
@@ -113,6 +116,7 @@ struct Fake {
   decltype(&fake_set_version) set_version;
   decltype(&fake_set_capture) set_capture;
   decltype(&fake_capture) capture;
+  decltype(&fake_destroy_graph) destroy_graph;
   decltype(&fake_fail) fail;
   decltype(&fake_set_params) set_params;
   decltype(&fake_launch_count) launch_count;

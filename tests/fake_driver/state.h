@@ -53,6 +53,14 @@ struct Failure {
   int times;
 };
 
+// What graphs keep until they are destroyed.
+struct UserObject {
+  CUhostFn destroy;
+  void* object;
+};
+
+constexpr unsigned long long kOwnStream = 4096;  // of each stream that is created
+
 struct Configuration {
   int devices = 1;
   std::array<std::pair<int, int>, kMaxDevices> capability;
@@ -63,6 +71,8 @@ struct Configuration {
   std::deque<Record> launches;
   std::deque<FakeMemset> memsets;
   std::set<char*> allocations;
+  std::deque<UserObject> objects;
+  std::multimap<CUgraph, const UserObject*> retained;
   Configuration() { capability.fill({9, 0}); }
 };
 

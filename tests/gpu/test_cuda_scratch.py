@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import time
 from typing import Any
 
 import pytest
@@ -135,6 +137,79 @@ def test_a_captured_graph_replayed_beside_eager_calls(op: opaq.Op) -> None:
     torch.cuda.synchronize()
     for result in (*results, *eager):
         check(result, x)
+
+
+@pytest.fixture
+def address(unique: str) -> opaq.Op:
+    """Where memory is that is left at zero; -1 if it was not zero."""
+    op = opaq.op(f"{unique}(Tensor x) -> (Tensor at)", outputs=opaq.tensor([], dtype="int64"))
+    return op.cuda(
+        source="""
+__global__ void address(long long* at, int* ticket) {
+  *at = *ticket == 0 ? (long long)ticket : -1;
+}""",
+        entry="address",
+        scratch={"ticket": opaq.zeros(1, dtype="int32", once=True)},
+        grid=1,
+        block=1,
+        args="at, ticket",
+    )
+
+
+def captured(op: opaq.Op, *args: Any) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    graph = torch.cuda.CUDAGraph(keep_graph=True)
+    with torch.cuda.graph(graph):
+        result = op(*args)
+    graph.replay()
+    torch.cuda.synchronize()
+    return graph, result
+
+
+def test_a_captured_graph_does_not_zero_what_is_left_at_zero(address: opaq.Op) -> None:
+    driver = pytest.importorskip("cuda.bindings.driver")
+    x = torch.ones(1, device="cuda")
+    address(x)
+    graph, _ = captured(address, x)
+    _, _, count = driver.cuGraphGetNodes(driver.CUgraph(graph.raw_cuda_graph()), 0)
+    assert count == 1, "the kernel alone"
+
+
+def test_each_captured_launch_has_memory_until_its_graph_is_gone(address: opaq.Op) -> None:
+    x = torch.ones(1, device="cuda")
+    found = [address(x).item()]
+    graphs = []
+    for _ in range(3):
+        graph, result = captured(address, x)
+        graphs.append(graph)
+        found.append(result.item())
+    assert len(set(found)) == 4 and -1 not in found
+    del graph, graphs
+    gc.collect()
+    time.sleep(0.5)  # CUDA tells on a thread of its own
+    graph, result = captured(address, x)
+    assert result.item() in found[1:]
+
+
+def test_a_graph_may_outlive_the_package_that_it_was_captured_from(
+    op: opaq.Op, tmp_path: Any
+) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return op(x * 2)
+
+    x = torch.randn(5000, device="cuda")
+    program = torch.export.export(Model(), (x,))
+    model = torch._inductor.aoti_load_package(opaq.package(program, tmp_path / "model.pt2"))
+    model(x)
+    torch.cuda.synchronize()
+    graph, result = captured(model, x)
+    torch.testing.assert_close(result, 4 * x.square().mean())
+    del model
+    gc.collect()
+    del graph
+    gc.collect()
+    time.sleep(0.5)
+    check(op(x), x)
 
 
 def test_package(op: opaq.Op, tmp_path: Any) -> None:

@@ -82,6 +82,21 @@ CUresult cuLaunchKernel(CUfunction, unsigned x, unsigned, unsigned, unsigned, un
   return x == 666 ? CUDA_ERROR_INVALID_VALUE : current ? CUDA_SUCCESS : CUDA_ERROR_INVALID_CONTEXT;
 }
 CUresult cuMemAlloc(CUdeviceptr*, size_t) { return CUDA_ERROR_OUT_OF_MEMORY; }
+CUresult cuStreamCreate(CUstream*, unsigned) { return CUDA_SUCCESS; }
+CUresult cuStreamDestroy(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamSynchronize(CUstream) { return CUDA_SUCCESS; }
+CUresult cuStreamGetCaptureInfo(CUstream, CUstreamCaptureStatus*, cuuint64_t*, CUgraph*,
+                                const CUgraphNode**,
+#if CUDA_VERSION >= 13000
+                                const CUgraphEdgeData**,
+#endif
+                                size_t*) {
+  return CUDA_SUCCESS;
+}
+CUresult cuUserObjectCreate(CUuserObject*, void*, CUhostFn, unsigned, unsigned) {
+  return CUDA_SUCCESS;
+}
+CUresult cuGraphRetainUserObject(CUgraph, CUuserObject, unsigned, unsigned) { return CUDA_SUCCESS; }
 CUresult cuStreamGetId(CUstream, unsigned long long* id) { return *id = 0, CUDA_SUCCESS; }
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t, void*,
                                 const cuuint64_t* sizes, const cuuint64_t*, const cuuint32_t*,

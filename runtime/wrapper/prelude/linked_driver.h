@@ -6,14 +6,20 @@
 namespace opaq::standalone {
 
 constexpr DriverApi kLinkedDriver = {
-    &cuGetErrorName,         &cuGetErrorString,     &cuDeviceGet,
-    &cuDeviceGetCount,       &cuDeviceGetAttribute, &cuDevicePrimaryCtxRetain,
-    &cuCtxGetCurrent,        &cuCtxPushCurrent,     &cuCtxPopCurrent,
-    &cuLibraryLoadData,      &cuLibraryGetKernel,   &cuKernelGetFunction,
-    &cuKernelGetAttribute,   &cuKernelSetAttribute, &cuLaunchKernel,
-    &cuLaunchKernelEx,       &cuStreamIsCapturing,  &cuThreadExchangeStreamCaptureMode,
-    &cuMemsetD8Async,        &cuMemAlloc,           &cuStreamGetId,
-    &cuTensorMapEncodeTiled,
+    &cuGetErrorName,       &cuGetErrorString,
+    &cuDeviceGet,          &cuDeviceGetCount,
+    &cuDeviceGetAttribute, &cuDevicePrimaryCtxRetain,
+    &cuCtxGetCurrent,      &cuCtxPushCurrent,
+    &cuCtxPopCurrent,      &cuLibraryLoadData,
+    &cuLibraryGetKernel,   &cuKernelGetFunction,
+    &cuKernelGetAttribute, &cuKernelSetAttribute,
+    &cuLaunchKernel,       &cuLaunchKernelEx,
+    &cuStreamIsCapturing,  &cuThreadExchangeStreamCaptureMode,
+    &cuMemsetD8Async,      &cuMemAlloc,
+    &cuStreamGetId,        &cuTensorMapEncodeTiled,
+    &cuStreamCreate,       &cuStreamDestroy,
+    &cuStreamSynchronize,  &cuStreamGetCaptureInfo,
+    &cuUserObjectCreate,   &cuGraphRetainUserObject,
 };
 
 }  // namespace opaq::standalone

@@ -28,7 +28,6 @@ struct Driver : standalone::DriverApi {
   // optional: for the contract check
   decltype(&cuMemcpyDtoHAsync) memcpy_dtoh_async = nullptr;
   decltype(&cuMemcpyHtoDAsync) memcpy_htod_async = nullptr;
-  decltype(&cuStreamSynchronize) stream_synchronize = nullptr;
   decltype(&cuMemAllocAsync) mem_alloc_async = nullptr;
   decltype(&cuMemFreeAsync) mem_free_async = nullptr;
 };

@@ -36,6 +36,12 @@ struct DriverApi {
   decltype(&cuMemAlloc) mem_alloc;
   decltype(&cuStreamGetId) stream_get_id;
   decltype(&cuTensorMapEncodeTiled) tensor_map_encode_tiled;
+  decltype(&cuStreamCreate) stream_create;
+  decltype(&cuStreamDestroy) stream_destroy;
+  decltype(&cuStreamSynchronize) stream_synchronize;
+  decltype(&cuStreamGetCaptureInfo) stream_get_capture_info;  // may be missing before CUDA 12.3
+  decltype(&cuUserObjectCreate) user_object_create;
+  decltype(&cuGraphRetainUserObject) graph_retain_user_object;
 };
 
 constexpr int kMaxDevices = 128;
@@ -234,6 +240,25 @@ class ContextScope {
   if (result == CUDA_ERROR_STREAM_CAPTURE_IMPLICIT) return true;
   check(api, result, "asking whether a stream is captured");
   return status != CU_STREAM_CAPTURE_STATUS_NONE;
+}
+
+// `More`: since CUDA 13, the edges to the nodes that the next one will depend on.
+template <typename... More>
+CUresult ask_for_graph(CUresult (*capture_info)(CUstream, CUstreamCaptureStatus*, cuuint64_t*,
+                                                CUgraph*, const CUgraphNode**, More...),
+                       CUstream stream, CUstreamCaptureStatus* status, CUgraph* graph) {
+  return capture_info(stream, status, nullptr, graph, nullptr, static_cast<More>(nullptr)...);
+}
+
+// The graph that a stream is captured to; nullptr where the driver does not tell.
+[[gnu::cold, gnu::noinline]] inline CUgraph captured_graph(const DriverApi& api, CUstream stream) {
+  CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
+  CUgraph graph = nullptr;
+  if (!api.stream_get_capture_info ||
+      ask_for_graph(api.stream_get_capture_info, stream, &status, &graph) != CUDA_SUCCESS ||
+      status != CU_STREAM_CAPTURE_STATUS_ACTIVE)
+    return nullptr;
+  return graph;
 }
 
 // Before the first launch of `entry` on a device: nothing can be loaded while a stream is captured.

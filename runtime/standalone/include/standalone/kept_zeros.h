@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cuda.h>
+#include <dlfcn.h>
 
 #include <atomic>
 #include <cstdint>
@@ -13,10 +14,15 @@
 
 namespace opaq::standalone {
 
-// The memory of one implementation: a piece for each stream, since launches on different streams
-// may run at the same time. Thread-safe; constant-initialised as a static variable, never
-// destroyed: launches may be in flight when the process ends.
+// The memory of one implementation, in pieces that no two launches use at the same time. Each
+// stream has one, and so does each launch that is captured, since a graph may be replayed on any
+// stream while others run, though never twice at a time. Such a piece is lent to the graph, until
+// CUDA says that the graph and all that was made from it are gone.
+//
+// Thread-safe; constant-initialised as a static variable, never destroyed: launches may be in
+// flight when the process ends.
 class KeptZeros {
+  static constexpr unsigned long long kOfGraphs = ~0ull;  // no stream's number
   struct Memory {
     CUdeviceptr address;
     Memory* smaller;
@@ -25,6 +31,7 @@ class KeptZeros {
     int device = 0;
     unsigned long long stream = 0;  // the driver's number, which no other stream ever has
     Piece* next = nullptr;
+    std::atomic<bool> lent{false};  // to a graph
     std::mutex in_use;  // from the first kernel of a launch to its last; guards what follows
     CUdeviceptr memory = 0;
     int64_t bytes = 0;
@@ -63,11 +70,10 @@ class KeptZeros {
   constexpr KeptZeros() = default;
   KeptZeros(const KeptZeros&) = delete;
 
-  // Memory for a launch on `stream`. There is none while the stream is captured: a graph may be
-  // replayed on any stream, at the same time as other launches. The device's context must be
-  // current.
+  // Memory for a launch on `stream`. The device's context must be current.
   Use use(const DriverApi& api, const char* op, int device, CUstream stream, int64_t bytes) {
-    if (bytes == 0 || is_capturing(api, stream)) return Use();
+    if (bytes == 0) return Use();
+    if (is_capturing(api, stream)) return lend(api, op, device, stream, bytes);
     unsigned long long id = 0;
     check(api, api.stream_get_id(stream, &id), "reading the number of a stream");
     Use use(piece(device, id));
@@ -81,13 +87,79 @@ class KeptZeros {
   }
 
  private:
+  // Memory for the replays of the graph that `stream` is captured to, zero before this returns.
+  // There is none where the driver does not tell the graph.
+  [[gnu::cold, gnu::noinline]] Use lend(const DriverApi& api, const char* op, int device,
+                                        CUstream stream, int64_t bytes) {
+    const CUgraph graph = captured_graph(api, stream);
+    if (!graph) return Use();
+    const RelaxedCapture relaxed(api);
+    Piece& piece = take(device, bytes);
+    try {
+      Use use(piece);
+      if (piece.bytes < bytes) grow(api, op, piece, bytes);
+      if (!piece.zero) zero_now(api, op, piece);
+      lend_to(api, graph, piece);
+      return use;
+    } catch (...) {
+      piece.lent = false;
+      throw;
+    }
+  }
+
+  // A piece for graphs that is not lent, and is now.
+  Piece& take(int device, int64_t bytes) {
+    for (Piece* piece = first_.load(std::memory_order_acquire); piece; piece = piece->next) {
+      if (piece->device != device || piece->stream != kOfGraphs || piece->lent.exchange(true))
+        continue;
+      if (piece->bytes >= bytes) return *piece;
+      piece->lent = false;
+    }
+    const std::lock_guard<std::mutex> lock(adding_);
+    return add(device, kOfGraphs, true);
+  }
+
+  [[gnu::cold, gnu::noinline]] static void lend_to(const DriverApi& api, CUgraph graph,
+                                                   Piece& piece) {
+    // A graph may outlive the package that this code is part of, and needs give_back when it goes.
+    Dl_info here{};
+    if (dladdr(reinterpret_cast<void*>(&give_back), &here) != 0 && here.dli_fname)
+      dlopen(here.dli_fname, RTLD_LAZY | RTLD_NOLOAD | RTLD_NODELETE);
+    const char* const what = "lending scratch memory to a CUDA graph";
+    CUuserObject object = nullptr;
+    check(api,
+          api.user_object_create(&object, &piece, &give_back, 1, CU_USER_OBJECT_NO_DESTRUCTOR_SYNC),
+          what);
+    check(api, api.graph_retain_user_object(graph, object, 1, CU_GRAPH_USER_OBJECT_MOVE), what);
+  }
+
+  // Called by CUDA, which must not be called from here.
+  static void CUDA_CB give_back(void* piece) { static_cast<Piece*>(piece)->lent = false; }
+
+  // On a stream of its own: what the captured one is asked to do is only done in replays.
+  [[gnu::cold, gnu::noinline]] static void zero_now(const DriverApi& api, const char* op,
+                                                    Piece& piece) {
+    const char* const what = "zeroing scratch memory for a CUDA graph";
+    CUstream stream = nullptr;
+    check(api, api.stream_create(&stream, CU_STREAM_NON_BLOCKING), what);
+    zero_scratch(api, op, reinterpret_cast<void*>(piece.memory), piece.bytes, stream);
+    check(api, api.stream_synchronize(stream), what);
+    check(api, api.stream_destroy(stream), what);
+    piece.zero = true;
+  }
+
   Piece& piece(int device, unsigned long long stream) {
     if (Piece* found = find(device, stream)) return *found;
     const std::lock_guard<std::mutex> lock(adding_);
     if (Piece* found = find(device, stream)) return *found;
+    return add(device, stream, false);
+  }
+
+  Piece& add(int device, unsigned long long stream, bool lent) {  // while adding_ is held
     auto* made = new Piece;
     made->device = device;
     made->stream = stream;
+    made->lent = lent;
     made->next = first_.load(std::memory_order_relaxed);
     first_.store(made, std::memory_order_release);
     return *made;

@@ -78,25 +78,19 @@ class LoadedKernel {
   [[gnu::cold, gnu::noinline]] void allow_shared(int64_t bytes) {
     const std::lock_guard<std::mutex> lock(attributes_);
     if (bytes <= shared_allowed_.load(std::memory_order_relaxed)) return;
-    const CUdevice handle = device_handle(api_, device_);
-    int most = 0;
-    check(api_,
-          api_.device_get_attribute(&most, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-                                    handle),
-          format_text("%s: reading the shared memory limit of cuda:%d", declared_.op, device_)
-              .c_str());
+    const int64_t most = device_fact(api_, DeviceFact::SharedMemory, device_);
     if (bytes > most - shared_static_) {
       const std::string own =
           shared_static_ ? format_text(", of which `%s` declares %d itself", entry_, shared_static_)
                          : "";
       fail_with(ErrorKind::Launch,
-                "%s: shared `%s` is %" PRId64
-                " bytes, but cuda:%d allows a block at most %d bytes%s; use a smaller tile",
+                "%s: shared `%s` is %" PRId64 " bytes, but cuda:%d allows a block at most %" PRId64
+                " bytes%s; use a smaller tile",
                 declared_.op, declared_.shared, bytes, device_, most, own.c_str());
     }
     check(api_,
           api_.kernel_set_attribute(CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES,
-                                    static_cast<int>(bytes), kernel_, handle),
+                                    static_cast<int>(bytes), kernel_, device_handle(api_, device_)),
           format_text("%s: allowing `%s` %" PRId64 " bytes of dynamic shared memory", declared_.op,
                       entry_, bytes)
               .c_str());
