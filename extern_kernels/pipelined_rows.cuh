@@ -45,6 +45,15 @@ struct Place {
   }
 };
 
+// The packs of a chunk that a thread has, one every STEP, of which `left` packs are left from its
+// first one on. Where it has none, another pack, lest there is a branch.
+template <int STEP, typename T, int VEC, int COUNT>
+__device__ void load_chunk(Pack<T, VEC> (&group)[COUNT], const uint4* slot, int thread, int left) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i)
+    group[i] = load_shared<T>(slot + (i * STEP < left ? thread + i * STEP : 0));
+}
+
 // The slots, and the parameters of the block's columns. Bulk copies to other addresses than
 // multiples of 128 are slower.
 extern __shared__ __align__(128) uint4 ring_memory[];
@@ -120,10 +129,7 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
           filled[place.slot].wait(place.round);
           const int left = in_chunk(k) - thread;
           Pack<T, VEC> group[EACH];
-#pragma unroll
-          for (int i = 0; i < EACH; ++i)
-            group[i] = load_shared<T>(ring_memory + place.slot * size +
-                                      (i * STEP < left ? thread + i * STEP : 0));
+          load_chunk<STEP>(group, ring_memory + place.slot * size, thread, left);
           adding.template add<STEP>(found, group, left);
         }
         const float2 of_warp = adding.of_warp(found);
@@ -147,10 +153,7 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
           filled[place.slot].wait(place.round);
           const int left = in_chunk(k) - thread;
           Pack<T, VEC> group[COUNT];
-#pragma unroll
-          for (int i = 0; i < COUNT; ++i)
-            group[i] = load_shared<T>(ring_memory + place.slot * size +
-                                      (i * STEP < left ? thread + i * STEP : 0));
+          load_chunk<STEP>(group, ring_memory + place.slot * size, thread, left);
           __syncwarp();
           if (lane == 0) freed[place.slot].arrive();
 #pragma unroll
