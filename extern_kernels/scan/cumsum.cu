@@ -8,7 +8,6 @@
 // ITEMS * 32 packs of a tile that lie side by side, and reads 32 of them at a time. One block has
 // several rows, or one row, or, of long rows, one tile. A block with one tile waits for others for
 // most of its time, so its tile is in shared memory: registers would hold fewer of them at once.
-#include "../left_at_zero.cuh"
 #include "look_back.cuh"
 
 using opaq::Pack;
@@ -191,11 +190,11 @@ template <>
 constexpr int kThreads<int> = 1024;
 
 // A tile of a row in a block: blocks [row * tiles, (row + 1) * tiles) have a row. `published` has
-// `words` words for each row. They and `finished` are 0, and are left so.
+// `words` zeroed words for each row.
 template <typename T, typename Out, int THREADS, int ITEMS, int VEC>
 __global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
-    cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned* finished, unsigned tiles,
-                 long long words, long long n, bool reverse) {
+    cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned tiles, long long words,
+                 long long n, bool reverse) {
   using OneTile = Tile<T, THREADS, ITEMS, VEC, InSlots>;
   using Sum = typename OneTile::Sum;
   constexpr int kWarps = OneTile::kWarps;
@@ -214,6 +213,4 @@ __global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
   }
   const Sum before = opaq::sum_of_tiles_before(published + row * words, number, tiles, total);
   tile.write(y + row * n, first, n, reverse, before + base);
-  if (threadIdx.x < 32)
-    opaq::zero_when_all_have_finished(published, gridDim.x / tiles * words, finished);
 }

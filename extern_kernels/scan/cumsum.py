@@ -62,15 +62,12 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     cumsum.cuda(
         name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
-        scratch={
-            "published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64", once=True),
-            "finished": opaq.zeros(1, dtype="uint32", once=True),
-        },
+        scratch={"published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64")},
         entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {_threads}, {{{_items}}}, {{{_vec}}}>",
         grid=f"{_ROWS} * {_tiles}",
         block=_threads,
         shared=f"{_threads} * {_items} * {_vec} * x.itemsize",
-        args=f"y, x, published, finished, {_tiles}, {_words}, {_N}, reverse",
+        args=f"y, x, published, {_tiles}, {_words}, {_N}, reverse",
         requires=[*_requires, _LONG],
         priority=_priority + 2,
     )
@@ -91,18 +88,13 @@ _TILES = (
 cumsum.cuda(
     name="cuda:ring",
     source=opaq.file("cumsum_ring.cu"),
-    scratch={
-        "words": opaq.zeros(
-            f"ceil_div({_ROWS} * {_TILES}, {_BLOCKS}), 256", dtype="uint32", once=True
-        ),
-        "finished": opaq.zeros(1, dtype="uint32", once=True),
-    },
+    scratch={"words": opaq.tensor(f"ceil_div({_ROWS} * {_TILES}, {_BLOCKS}), 256", dtype="uint32")},
     entry=f"cumsum_ring<{{x.dtype}}, {_WRITERS}, {_ITEMS}, {_STAGES}>",
     grid=f"min({_BLOCKS}, {_ROWS} * {_TILES})",
     block=(_WRITERS + 6) * 32,
     shared=_STAGES * _MOST * 16,
     cooperative=True,
-    args=f"y, x, words, finished, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
+    args=f"y, x, words, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
     requires=[
         *_REQUIRES,
         *[_FLOATING, _LONG, f"{_N} >= 1048576 and x.numel() * x.itemsize >= 67108864"],

@@ -16,13 +16,16 @@
 // all blocks, these for a copy, and a copy for the writers of an earlier turn, STAGES turns before.
 // All of them belong to the same turn or to earlier ones, and all blocks run.
 //
-// A told sum is a word of 4 bytes, 0 until it is there. The last finder to have read all that it
-// needs clears the words for the next launch, while its block still writes.
+// A told sum is a word of 4 bytes, 0 until it is there. Nobody zeroed the words before (a launch of
+// its own for that takes longer than the kernel's start): each block clears its own ones, and then
+// all blocks meet, while the first tiles are on their way. All threads of a block take part in
+// that, as barriers of a grid demand.
 //
 // Deterministic: the order of additions depends on the number of tiles and of blocks alone. No sum
 // is found by subtraction (see cumsum.cu).
+#include <cooperative_groups.h>
+
 #include "../cluster_sums.cuh"
-#include "../left_at_zero.cuh"
 
 using opaq::Arrivals;
 using opaq::Pack;
@@ -156,13 +159,12 @@ struct Told {
   }
 };
 
-// words[turns, kWords] and `finished` are 0, and are left so. Rows have `tiles` tiles of
-// `tile_packs` packs each (the last ones of a row may have less, or none), and there are at least
-// as many tiles as blocks.
+// words[turns, kWords]: not initialised. Rows have `tiles` tiles of `tile_packs` packs each (the
+// last ones of a row may have less, or none), and there are at least as many tiles as blocks.
 template <typename T, int WRITERS, int ITEMS, int STAGES>
 __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
-    cumsum_ring(T* y, const T* x, unsigned* words, unsigned* finished, long long rows,
-                unsigned tiles, int tile_packs, long long n, bool reverse) {
+    cumsum_ring(T* y, const T* x, unsigned* words, long long rows, unsigned tiles, int tile_packs,
+                long long n, bool reverse) {
   constexpr int VEC = 16 / sizeof(T), SLOT = WRITERS * ITEMS * 32;
   constexpr int PARTS = WRITERS / kSummers;  // of a tile, that a summer adds up
   static_assert(WRITERS % kSummers == 0 && WRITERS <= 32 && kCopies <= STAGES);
@@ -199,8 +201,16 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
       written[i].begin(WRITERS);
     }
     Arrivals::begun();
+    copy(0);
   }
-  __syncthreads();
+  for (int turn = threadIdx.x; turn < turns; turn += blockDim.x)
+    words[turn * size_t(kWords) + blockIdx.x] = 0;
+  const auto grid = cooperative_groups::this_grid();
+  auto arrival = grid.barrier_arrive();  // first, all threads of the block meet
+  if (warp == kCopier && lane == 0)
+    for (int turn = 1; turn < min(turns, kCopies); ++turn) copy(turn);
+  // Afterwards, a word that is not 0 is a sum of this launch.
+  grid.barrier_wait(static_cast<decltype(arrival)&&>(arrival));
 
   if (warp < WRITERS) {
     for (int turn = 0; turn < turns; ++turn) {
@@ -241,10 +251,10 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
       }
     }
   } else if (warp == kCopier) {
-    for (int turn = 0; lane == 0 && turn < turns; ++turn) {
+    for (int turn = kCopies; lane == 0 && turn < turns; ++turn) {
       const int before = turn - STAGES, under_way = turn - kCopies;
       if (before >= 0) written[before % STAGES].wait(before / STAGES);
-      if (under_way >= 0) copied[under_way % STAGES].wait(under_way / STAGES);
+      copied[under_way % STAGES].wait(under_way / STAGES);
       copy(turn);
     }
   } else {
@@ -270,9 +280,5 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
       const long long next_begin = (first + blocks) / tiles * tiles - first;
       carry = (next_begin <= 0 ? carry : 0.f) + told.sum_of(next_begin, blocks);
     }
-    known[(turns - 1) % STAGES].wait((turns - 1) / STAGES);  // this block has told all its sums
-    opaq::zero_when_all_have_finished(reinterpret_cast<unsigned long long*>(words),
-                                      (rows * tiles + blocks - 1) / blocks * (kWords / 2),
-                                      finished);
   }
 }
