@@ -24,9 +24,11 @@ class Zeros:
 def zeros(shape: object, *, dtype: object, once: bool = False) -> Zeros:
     """For `scratch`: a tensor of zeros. shape, dtype: as for opaq.tensor.
 
-    once: the kernels leave it all zero whenever they end, as kernels do that count finished blocks
-    and reset the counter. Then it need not be zeroed before each launch. Memory that is left
-    otherwise makes later launches wrong. Raises opaq.DeclarationError.
+    once: it is zeroed before the first launch, and a later one may find what the last one left:
+    zeros again, where kernels count finished blocks and reset the counter, or whatever a launch of
+    any size can begin with. Launches of other sizes use the same memory, from its start on, but
+    none at the same time. Memory that is left otherwise makes later launches wrong. Raises
+    opaq.DeclarationError.
     """
     where = "opaq.zeros(...)"
     return Zeros(
