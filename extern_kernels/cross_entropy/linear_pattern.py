@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import opaq
 from opaq.pattern import example_of
 
-from .linear_mean import ROWS, of_one_node
+from .linear_mean import CHOSEN, of_one_node
 
 
 def _given(*arguments):
@@ -44,7 +44,7 @@ def _loss(
         columns.t() if weight is None else weight,
         targets.flatten() if target is None else target,
         ignore_index,
-        ROWS,
+        CHOSEN,
         (label_smoothing, 0.0, softcap),
         reduction == "mean",
         needed,

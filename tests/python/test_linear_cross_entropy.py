@@ -6,8 +6,10 @@ import pytest
 import torch
 from kernel_checks import close
 from torch._dynamo.backends.common import aot_autograd
+from torch.nn import functional as F
 
 from opaq.extern_kernels import linear_cross_entropy
+from opaq.extern_kernels.cross_entropy.linear_mean import rows_of_group
 
 
 def make(rows, width, classes, dtype, device):
@@ -180,6 +182,26 @@ def test_no_tensor_of_all_logits(device):
     with Watch():
         linear_cross_entropy(hidden, weight, target, rows=8).backward()
     assert largest == 8 * 100  # as many as there are values in the weight and its gradient
+
+
+def test_groups_are_equal_and_five_where_they_are_large():
+    found = {n: rows_of_group(n) for n in (0, 1, 800, 1024, 1025, 2048, 4000, 4096, 5000, 16384)}
+    assert found == {
+        **{0: 1, 1: 1, 800: 800, 1024: 1024, 1025: 513, 2048: 1024},
+        **{4000: 800, 4096: 820, 5000: 1000, 16384: 1024},
+    }
+
+
+@pytest.mark.parametrize("rows", [0, 1, 1025])
+def test_groups_that_are_not_given(rows, device):
+    hidden, weight, target = make(rows, 8, 20, torch.float32, device)
+    loss = linear_cross_entropy(hidden, weight, target, reduction="sum")
+    (grad,) = torch.autograd.grad(loss, hidden)
+    wide = hidden.detach().double().requires_grad_()
+    expected = F.cross_entropy(wide @ weight.double().t(), target, reduction="sum")
+    (wide_grad,) = torch.autograd.grad(expected, wide)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(grad.double(), wide_grad, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(
