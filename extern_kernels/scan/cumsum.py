@@ -9,9 +9,9 @@ x[..., n - 1]. Of x's dtype where that is floating, else int64.
 Sums of float16, bfloat16 and float32 are made in float32 and rounded once; those of integers are
 exact up to 64 bits, and wrap as PyTorch's do. Deterministic: the order in which numbers are added
 depends on the shape, the dtype and the alignment of x, and on which implementation serves them on
-the device, not on what else it does or how many multiprocessors it has. Rows of which there are
-few, and which are long, are shared by many blocks that read them once, and tell each other their
-sums.
+the device, not on what else it does or how many multiprocessors it has. Rows are read once, also
+long ones, of which many blocks have a part each and tell each other their sums: the blocks of a
+cluster, where the device has clusters and one can hold the row, or blocks of the whole device.
 """
 
 import torch
@@ -72,13 +72,42 @@ for _name, _priority in (("packs", 1), ("any", 0)):
         priority=_priority + 2,
     )
 
+# Rows of floating numbers that a cluster of blocks can hold in registers, up to eight packs a
+# thread (cumsum_cluster.cu): as few blocks of four warps as hold it, up to 16 of them; then more
+# warps. Measured on an H200 with 64 to 1024 rows, this was faster than one block for each row from
+# 2048 packs on. Blocks of 16 warps, of which a multiprocessor has two, were measured for few rows
+# alone.
+_PACKS = f"({_N} // (16 // x.itemsize))"
+_RANKS = f"min(16, next_power_of_2(ceil_div({_PACKS}, 4 * 8 * 32)))"
+_WARPS = f"max(4, next_power_of_2(ceil_div({_PACKS}, 16 * 8 * 32)))"
+_OF_PACKS = [
+    *[*_REQUIRES, _FLOATING, f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
+    "arch(x) >= 90",
+]
+cumsum.cuda(
+    name="cuda:cluster",
+    source=opaq.file("cumsum_cluster.cu"),
+    entry=f"cumsum_cluster<{{x.dtype}}, {{{_RANKS}}}, {{{_WARPS}}}, "
+    f"{{ceil_div({_PACKS}, {_RANKS} * {_WARPS} * 32)}}>",
+    grid=f"{_ROWS} * {_RANKS}",
+    block=f"{_WARPS} * 32",
+    cluster=_RANKS,  # so that clusters of 16 are allowed
+    args=f"y, x, {_N}, reverse",
+    requires=[
+        *_OF_PACKS,
+        f"{_PACKS} > 2048",
+        f"{_PACKS} <= 16 * 8 * 8 * 32 or {_PACKS} <= 16 * 16 * 8 * 32 and {_LONG}",
+        f"{_RANKS} <= 8 or arch(x) < 110",  # other GPUs may not have clusters of 16
+    ],
+    priority=5,
+)
+
 # Of more floating numbers, one block for each multiprocessor stays, and reads ahead while it waits
 # for the sums of others. That pays, measured on an H200, from where the start and the end of such a
 # launch are short beside the time to move all bytes. Blocks are those of an H100 or H200 on any
 # device, so that the order of additions is the same.
 _WRITERS, _ITEMS, _STAGES, _BLOCKS = 16, 3, 9, 132
 _MOST = _WRITERS * _ITEMS * 32  # packs of a tile
-_PACKS = f"({_N} // (16 // x.itemsize))"
 _FULL = f"ceil_div({_PACKS}, {_MOST})"
 # As many tiles as fill the last turn of the blocks, too, but none below 256 packs.
 _TILES = (
@@ -96,10 +125,8 @@ cumsum.cuda(
     cooperative=True,
     args=f"y, x, words, {_ROWS}, {_TILES}, ceil_div({_PACKS}, {_TILES}), {_N}, reverse",
     requires=[
-        *_REQUIRES,
-        *[_FLOATING, _LONG, f"{_N} >= 1048576 and x.numel() * x.itemsize >= 67108864"],
-        *[f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
-        "arch(x) >= 90",
+        *_OF_PACKS,
+        *[_LONG, f"{_N} >= 1048576 and x.numel() * x.itemsize >= 67108864"],
         f"{_STAGES * _MOST * 16} + 1024 <= shared_memory(x)",
         f"multiprocessors(x) >= {_BLOCKS}",
     ],

@@ -26,6 +26,7 @@
 #include <cooperative_groups.h>
 
 #include "../cluster_sums.cuh"
+#include "scan_packs.cuh"
 
 using opaq::Arrivals;
 using opaq::Pack;
@@ -68,20 +69,12 @@ struct Part {
         packs[k] = opaq::load_shared<T>(slot + (reverse ? length - 1 - pack(k) : pack(k)));
     }
   }
-  __device__ int place(int j) const { return reverse ? VEC - 1 - j : j; }  // of element j in a pack
-  __device__ float sum_of(const Pack<T, VEC>& pack) const {
-    float v[VEC], sum = 0;
-    opaq::to_floats(v, pack);
-#pragma unroll
-    for (int j = 0; j < VEC; ++j) sum += v[place(j)];
-    return sum;
-  }
   __device__ float sum() const {
     Pack<T, VEC> packs[ITEMS];
     load(packs);
     float sum = 0;
 #pragma unroll
-    for (int k = 0; k < ITEMS; ++k) sum += sum_of(packs[k]);
+    for (int k = 0; k < ITEMS; ++k) sum += opaq::sum_of(opaq::turned(packs[k], reverse));
     return opaq::warp_sum(sum);
   }
   // Gives packs of cumulative sums to `out`, with their numbers in the tile. base: what is before.
@@ -91,30 +84,10 @@ struct Part {
     Pack<T, VEC> packs[ITEMS];
     load(packs);
     float up_to[ITEMS];
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) up_to[k] = sum_of(packs[k]);
-#pragma unroll
-    for (int offset = 1; offset < 32; offset *= 2) {
-#pragma unroll
-      for (int k = 0; k < ITEMS; ++k) {
-        const float below = __shfl_up_sync(~0u, up_to[k], offset);
-        if (lane >= offset) up_to[k] += below;
-      }
-    }
-#pragma unroll
-    for (int k = 0; k < ITEMS; ++k) {
-      const float below = __shfl_up_sync(~0u, up_to[k], 1);
-      const float sum = base + (lane > 0 ? below : 0.f);
-      base += __shfl_sync(~0u, up_to[k], 31);
-      float v[VEC], sums[VEC], within = 0;
-      opaq::to_floats(v, packs[k]);
-#pragma unroll
-      for (int j = 0; j < VEC; ++j) {
-        within += v[place(j)];
-        sums[place(j)] = sum + within;
-      }
-      if (pack(k) < length) out(pack(k), opaq::pack_from_float<T, VEC>(sums));
-    }
+    opaq::sum_lanes(up_to, packs, reverse);
+    opaq::scan_packs(packs, up_to, base, reverse, [&](int k, const Pack<T, VEC>& sums) {
+      if (pack(k) < length) out(pack(k), sums);
+    });
   }
 };
 

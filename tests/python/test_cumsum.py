@@ -14,6 +14,7 @@ from kernel_checks import (
     gradients,
     plan,
     refuses,
+    serving,
 )
 
 from opaq import _runtime
@@ -114,8 +115,18 @@ MANY = [
 ]
 
 
+# Where a cluster of blocks has a row, on an H100 or newer: rows of 2049 to 65536 packs. From 4097,
+# 8193, 16385 and 32769 packs on there are more blocks or more warps. Where rows are a pack shorter
+# or longer, or no whole packs, they are served otherwise.
+CLUSTERED = [((3, packs * 4), torch.float32) for packs in (2048, 2049, 3000, 4096, 4097, 8192)]
+CLUSTERED += [((2, packs * 8), torch.bfloat16) for packs in (8193, 16384, 16385, 32064, 32768)]
+CLUSTERED += [((1, packs * 8), torch.float16) for packs in (2049, 32769, 65536, 65537)]
+CLUSTERED += [((2, 128257), torch.float32), ((700, 8196), torch.float32)]
+CLUSTERED += [((1500, 16400), torch.bfloat16), ((40, 128256), torch.float32)]
+
+
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("shape", "dtype"), MANY)
+@pytest.mark.parametrize(("shape", "dtype"), CLUSTERED + MANY)
 def test_many_whole_numbers_are_added_exactly(shape, dtype, reverse, device):
     generator = torch.Generator().manual_seed(shape[0])
     x = torch.randint(-2, 3, shape, generator=generator, dtype=torch.int8).to(device, dtype)
@@ -127,11 +138,41 @@ def test_many_numbers_and_their_gradients(device):
         check(make(shape, torch.float32, device))
 
 
+def test_calls_of_many_sizes_follow_each_other(device):
+    """On CUDA, launches find what others left in the memory that blocks tell each other sums in."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = [(1, 3000001), (3, 70001), (1, 3000001), (40, 20001), (2, 40001), (5, 1000001)]
+    for turn in range(3):
+        for shape in sizes:
+            whole = torch.randint(-2, 3, shape, generator=generator, dtype=torch.int8).to(device)
+            for dtype in (torch.float32, torch.int64, torch.int32):
+                x = whole.to(dtype)
+                assert torch.equal(cumsum(x, turn == 1), exact(x, turn == 1).to(cumsum(x).dtype))
+
+
+def replayed(x):
+    """A graph of cumsum, its input and its output."""
+    given, graph = torch.zeros_like(x), torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        y = cumsum(given)
+    given.copy_(x)
+    return graph, given, y
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_replays_of_a_graph_and_two_streams_at_once():
-    """All blocks of a call wait for each other: no call may keep those of another from running."""
-    xs = [make(shape, torch.float32, "cuda") for shape in ((16, 1048576), (1, 17000000))]
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        ((64, 128256), (256, 32768)),  # a cluster a row
+        ((8, 1048576), (1, 4194304)),  # tiles
+        ((16, 1048576), (1, 17000000)),  # all blocks of a call wait for each other
+    ],
+)
+def test_replays_of_graphs_and_two_streams_at_once(shapes):
+    """No call may keep the blocks of another from running, or read what it tells its blocks."""
+    xs = [make(shape, torch.float32, "cuda") for shape in shapes]
     expected = [cumsum(x) for x in xs]
+    graphs = [replayed(x) for x in xs]
     torch.cuda.synchronize()
     streams = [torch.cuda.Stream() for _ in xs]
     found = []
@@ -141,15 +182,18 @@ def test_replays_of_a_graph_and_two_streams_at_once():
                 found.append(cumsum(x))
     torch.cuda.synchronize()
     assert all(torch.equal(y, expected[i % 2]) for i, y in enumerate(found))
-    graph = torch.cuda.CUDAGraph()
-    x = torch.zeros_like(xs[0])
-    with torch.cuda.graph(graph):
-        y = cumsum(x)
-    for given in (xs[0], -xs[0]):
-        x.copy_(given)
-        y.fill_(torch.nan)
-        graph.replay()
-        assert torch.equal(y, cumsum(given))
+    for sign in (1, -1):
+        for (_, given, y), x in zip(graphs, xs):
+            given.copy_(sign * x)
+            y.fill_(torch.nan)
+        torch.cuda.synchronize()
+        for _ in range(10):
+            for (graph, _, _), stream in zip(graphs, streams):
+                with torch.cuda.stream(stream):
+                    graph.replay()
+        torch.cuda.synchronize()
+        for (_, _, y), sums in zip(graphs, expected):
+            assert torch.equal(y, sign * sums)
 
 
 @pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001), (1, 4400004), (300, 16400)])
@@ -160,7 +204,7 @@ def test_the_same_bits_every_time(shape, device):
         assert torch.equal(cumsum(x), first)
 
 
-@pytest.mark.parametrize("n", [64, 5000, 50000, 1100000])
+@pytest.mark.parametrize("n", [64, 5000, 9000, 50000, 300004, 1100000])
 def test_nan_and_infinity_stay_in_their_row_and_behind_their_place(n, device):
     x = make((4, n), torch.float32, device)
     x[1, n // 2], x[2, n // 3] = torch.nan, torch.inf
@@ -231,6 +275,31 @@ def test_cuda_plan(shape, dtype, implementation, values, grid, block):
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], [*block, 1])
 
 
+@pytest.mark.parametrize(
+    ("shape", "dtype", "arch", "name", "kernel"),
+    [
+        ((1000, 8192), torch.float32, "sm_90a", "packs", "float, float, 256, 4, 4"),
+        ((1000, 8196), torch.float32, "sm_90a", "cluster", "float, 4, 4, 5"),
+        ((256, 32768), torch.float32, "sm_90a", "cluster", "float, 8, 4, 8"),
+        ((64, 128256), torch.float32, "sm_90a", "cluster", "float, 16, 8, 8"),
+        ((64, 128256), torch.bfloat16, "sm_100a", "cluster", "__nv_bfloat16, 16, 4, 8"),
+        ((5000, 262144), torch.float16, "sm_90a", "cluster", "__half, 16, 8, 8"),
+        ((527, 262144), torch.float32, "sm_90a", "cluster", "float, 16, 16, 8"),
+        ((528, 262144), torch.float32, "sm_90a", "packs", "float, float, 256, 4, 4"),
+        ((16, 262148), torch.float32, "sm_90a", "tiles-packs", "float, float, 128, 8, 4"),
+        ((64, 128257), torch.float32, "sm_90a", "tiles-any", "float, float, 256, 12, 1"),
+        ((64, 128256), torch.int32, "sm_90a", "tiles-packs", "int, long long, 128, 8, 2"),
+        ((64, 128256), torch.float32, "sm_80", "tiles-packs", "float, float, 128, 8, 4"),
+        ((64, 32768), torch.float32, "sm_120", "cluster", "float, 8, 4, 8"),
+        ((64, 128256), torch.float32, "sm_120", "tiles-packs", "float, float, 128, 8, 4"),
+    ],
+)
+def test_what_serves_on_a_device(shape, dtype, arch, name, kernel):
+    served, launch = serving(cumsum, (cuda(shape, dtype), False), arch)
+    assert served == f"cuda:{name}"
+    assert launch["entry"].endswith(f"<{kernel}>")
+
+
 MULTIPROCESSORS = "which only a launch can ask for"  # all that is left to know
 
 
@@ -267,3 +336,11 @@ def test_cuda_sources_compile(implementation, arch):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_the_source_of_blocks_that_read_ahead_compiles(dtype, arch):
     compiles(cumsum, (cuda((1, 1 << 24), dtype), False), arch, "cuda:ring")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_source_of_clusters_compiles(dtype, arch):
+    for packs in (2049, 4096, 8192, 16385, 65536):
+        facts = (cuda((2, packs * (16 // dtype.itemsize)), dtype), False)
+        compiles(cumsum, facts, arch, "cuda:cluster")

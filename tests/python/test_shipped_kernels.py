@@ -265,6 +265,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     *[
         (kernels.cumsum, [tensor(m, n, dtype=dtype), False])
         for m, n in [(64, 64), (64, 1000), (8192, 4096), (8, 4097), (2, 1 << 23), (2, 50001)]
+        + [(64, 128256), (64, 16384)]
         for dtype in (torch.bfloat16, F32, torch.int32, I64)
     ],
     *[
