@@ -190,20 +190,24 @@ template <>
 constexpr int kThreads<int> = 1024;
 
 // A tile of a row in a block: blocks [row * tiles, (row + 1) * tiles) have a row. `published` has
-// `words` zeroed words for each row.
+// `words` words for each row; they and `launches` are as look_back.cuh says.
 template <typename T, typename Out, int THREADS, int ITEMS, int VEC>
 __global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
-    cumsum_tiles(Out* y, const T* x, opaq::Word* published, unsigned tiles, long long words,
-                 long long n, bool reverse) {
+    cumsum_tiles(Out* y, const T* x, opaq::Word* launches, opaq::Word* published, unsigned tiles,
+                 long long words, long long n, bool reverse) {
   using OneTile = Tile<T, THREADS, ITEMS, VEC, InSlots>;
   using Sum = typename OneTile::Sum;
   constexpr int kWarps = OneTile::kWarps;
   __shared__ Sum of_warps[kWarps];
+  __shared__ unsigned tag;
+  opaq::CountedBlock counted;
+  if (threadIdx.x == 0) counted.count(launches);  // its answer comes while the tile does
   const long long row = blockIdx.x / tiles;
   const unsigned number = blockIdx.x % tiles;
   const long long first = number * static_cast<long long>(OneTile::kElements);
   const OneTile tile(x + row * n, first, n, reverse);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = tile.of_warp;
+  if (threadIdx.x == 0) tag = counted.tag(launches);
   __syncthreads();
   Sum base = 0, total = 0;
 #pragma unroll
@@ -211,6 +215,6 @@ __global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
     if (w == threadIdx.x / 32) base = total;
     total += of_warps[w];
   }
-  const Sum before = opaq::sum_of_tiles_before(published + row * words, number, tiles, total);
+  const Sum before = opaq::sum_of_tiles_before(published + row * words, number, tiles, total, tag);
   tile.write(y + row * n, first, n, reverse, before + base);
 }

@@ -62,12 +62,15 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     cumsum.cuda(
         name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
-        scratch={"published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64")},
+        scratch={  # in this order: look_back.cuh says why
+            "launches": opaq.zeros(1, dtype="uint64", once=True),
+            "published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64", once=True),
+        },
         entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {_threads}, {{{_items}}}, {{{_vec}}}>",
         grid=f"{_ROWS} * {_tiles}",
         block=_threads,
         shared=f"{_threads} * {_items} * {_vec} * x.itemsize",
-        args=f"y, x, published, {_tiles}, {_words}, {_N}, reverse",
+        args=f"y, x, launches, published, {_tiles}, {_words}, {_N}, reverse",
         requires=[*_requires, _LONG],
         priority=_priority + 2,
     )

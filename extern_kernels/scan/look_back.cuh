@@ -13,6 +13,20 @@
 // A block waits for blocks of a smaller blockIdx alone. They run already or have ended, since
 // blocks are started in the order of blockIdx; so does CUB's scan of a device rely on it
 // (cub/agent/agent_scan.cuh, ConsumeRange: "Blocks are launched in increasing order").
+//
+// Nobody clears the memory in which sums are published. It is zeroed before the first launch, and
+// each later one finds what the last ones left (opaq.zeros(..., once=True)): so launches have
+// numbers, and a published word has a tag, which says by which launch it was written.
+// - The number. A word in front of all others holds {number of the launch, blocks of it that have
+//   begun}. Each block adds 1 to it, once; the block that finds all others counted sets the next
+//   number, with 0 blocks. Until then the number does not change, so all blocks of a launch find
+//   the same one; and the next launch with this memory begins when this one has ended, after that.
+// - The tag. It is the number + 1, never 0, as the memory was at first. A launch of another size or
+//   dtype may have written other sums to the same place, but it had another number, and also wrote
+//   words of 8 bytes, {tag, 4 bytes of a sum}, so part of a sum is never taken for a tag. The word
+//   with the number is at the same place in launches of all sizes, where none of them has a sum.
+// - Numbers begin again after 2^32 - 1 launches. Then a word would be taken for one of this launch
+//   if it was written that many launches ago, and by none of all those since.
 #pragma once
 
 #include "../common.cuh"
@@ -21,27 +35,49 @@ namespace opaq {
 
 using Word = unsigned long long;
 
-// Sums in zeroed memory. Each 4 bytes of one have a word of 8, whose upper half says that they are
-// there. A word is written and read as one, so no fence is needed between a value and its flag.
+// How a block finds the tag of its launch: one thread counts the block, and asks for the tag later,
+// when the answer has come from memory. Both once. launches: the word with the number.
+class CountedBlock {
+ public:
+  __device__ void count(Word* launches) {
+    asm volatile("atom.relaxed.gpu.global.add.u64 %0, [%1], 1;"
+                 : "=l"(found_)
+                 : "l"(launches)
+                 : "memory");
+  }
+  __device__ unsigned tag(Word* launches) const {
+    const unsigned number = found_ >> 32, others = static_cast<unsigned>(found_);
+    if (others == gridDim.x - 1) {
+      const Word next = number == ~0u - 1 ? 2 : 1;  // of 2^32 - 1 the tag would be 0: then comes 0
+      atomicAdd(launches, (next << 32) - gridDim.x);
+    }
+    return number + 1;
+  }
+
+ private:
+  Word found_ = 0;
+};
+
+// Sums in memory, with the tag of a launch. Each 4 bytes of one have a word of 8, whose upper half
+// is the tag. A word is written and read as one, so no fence is needed between a value and its tag.
 template <typename Sum>
 struct Published {
   static constexpr int kWords = sizeof(Sum) / 4;
-  static constexpr Word kThere = 1ull << 32;
 
-  __device__ static void publish(Word* sums, unsigned at, Sum sum) {
+  __device__ static void publish(Word* sums, unsigned at, Sum sum, unsigned tag) {
     const unsigned* const parts = reinterpret_cast<const unsigned*>(&sum);
 #pragma unroll
     for (int i = 0; i < kWords; ++i)
       asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" ::"l"(sums + at * size_t(kWords) + i),
-                   "l"(kThere | parts[i])
+                   "l"(static_cast<Word>(tag) << 32 | parts[i])
                    : "memory");
   }
 
-  __device__ static Sum wait_for(const Word* sums, unsigned at) {
+  __device__ static Sum wait_for(const Word* sums, unsigned at, unsigned tag) {
     unsigned parts[kWords];
-    Word there;
+    bool there;
     do {
-      there = kThere;
+      there = true;
 #pragma unroll
       for (int i = 0; i < kWords; ++i) {
         Word word;
@@ -50,7 +86,7 @@ struct Published {
                      : "l"(sums + at * size_t(kWords) + i)
                      : "memory");
         parts[i] = static_cast<unsigned>(word);
-        there &= word;
+        there &= word >> 32 == tag;
       }
     } while (!there);
     return reinterpret_cast<const Sum&>(parts);
@@ -58,10 +94,11 @@ struct Published {
 };
 
 // The sum of the tiles before `tile`, whose sum is `own`, to each thread of a block of at least
-// three warps, which all call it. `row` is zeroed memory of Published<Sum>::kWords words for each
-// tile, group and section.
+// three warps, which all call it. `row` is memory of Published<Sum>::kWords words for each tile,
+// group and section.
 template <typename Sum>
-__device__ Sum sum_of_tiles_before(Word* row, unsigned tile, unsigned tiles, Sum own) {
+__device__ Sum sum_of_tiles_before(Word* row, unsigned tile, unsigned tiles, Sum own,
+                                   unsigned tag) {
   using Sent = Published<Sum>;
   __shared__ Sum before[3];  // in the tile's group, in groups before it, in sections before these
   const unsigned lane = threadIdx.x % 32, warp = threadIdx.x / 32;
@@ -70,19 +107,19 @@ __device__ Sum sum_of_tiles_before(Word* row, unsigned tile, unsigned tiles, Sum
   const unsigned groups_at = tiles, sections_at = tiles + (tiles + 31) / 32;
 
   if (warp < 3) {
-    if (!ends_group && threadIdx.x == 0) Sent::publish(row, tile, own);
+    if (!ends_group && threadIdx.x == 0) Sent::publish(row, tile, own, tag);
     const unsigned at = warp == 0   ? group * 32 + lane
                         : warp == 1 ? groups_at + section * 32 + lane
                                     : sections_at + section - 1;
     const unsigned wanted = warp == 0 ? tile % 32 : warp == 1 ? group % 32 : min(section, 1u);
-    const Sum sum = warp_sum(lane < wanted ? Sent::wait_for(row, at) : Sum(0));
+    const Sum sum = warp_sum(lane < wanted ? Sent::wait_for(row, at, tag) : Sum(0));
     if (ends_group && !ends_section && threadIdx.x == 0)
-      Sent::publish(row, groups_at + group, sum + own);
+      Sent::publish(row, groups_at + group, sum + own, tag);
     if (lane == 0) before[warp] = sum;
   }
   __syncthreads();
   const Sum sum = before[2] + before[1] + before[0];
-  if (ends_section && threadIdx.x == 0) Sent::publish(row, sections_at + section, sum + own);
+  if (ends_section && threadIdx.x == 0) Sent::publish(row, sections_at + section, sum + own, tag);
   return sum;
 }
 
