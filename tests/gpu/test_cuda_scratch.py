@@ -199,7 +199,9 @@ def test_a_graph_may_outlive_the_package_that_it_was_captured_from(
 
     x = torch.randn(5000, device="cuda")
     program = torch.export.export(Model(), (x,))
-    model = torch._inductor.aoti_load_package(opaq.package(program, tmp_path / "model.pt2"))
+    path = opaq.package(program, tmp_path / "model.pt2")
+    # Otherwise the loader waits for events, which a capture does not allow.
+    model = torch._inductor.aoti_load_package(path, run_single_threaded=True)
     model(x)
     torch.cuda.synchronize()
     graph, result = captured(model, x)
