@@ -22,7 +22,6 @@ namespace opaq::standalone {
 // Thread-safe; constant-initialised as a static variable, never destroyed: launches may be in
 // flight when the process ends.
 class KeptZeros {
-  static constexpr unsigned long long kOfGraphs = ~0ull;  // no stream's number
   struct Memory {
     CUdeviceptr address;
     Memory* smaller;
@@ -30,8 +29,8 @@ class KeptZeros {
   struct Piece {
     int device = 0;
     unsigned long long stream = 0;  // the driver's number, which no other stream ever has
+    std::atomic<bool> lent{false};  // to a graph, where it is of no stream
     Piece* next = nullptr;
-    std::atomic<bool> lent{false};  // to a graph
     std::mutex in_use;  // from the first kernel of a launch to its last; guards what follows
     CUdeviceptr memory = 0;
     int64_t bytes = 0;
@@ -109,14 +108,16 @@ class KeptZeros {
 
   // A piece for graphs that is not lent, and is now.
   Piece& take(int device, int64_t bytes) {
-    for (Piece* piece = first_.load(std::memory_order_acquire); piece; piece = piece->next) {
-      if (piece->device != device || piece->stream != kOfGraphs || piece->lent.exchange(true))
-        continue;
+    for (Piece* piece = of_graphs_.load(std::memory_order_acquire); piece; piece = piece->next) {
+      if (piece->device != device || piece->lent.exchange(true)) continue;
       if (piece->bytes >= bytes) return *piece;
       piece->lent = false;
     }
+    auto* made = new Piece;
+    made->device = device;
+    made->lent = true;
     const std::lock_guard<std::mutex> lock(adding_);
-    return add(device, kOfGraphs, true);
+    return add(of_graphs_, made);
   }
 
   [[gnu::cold, gnu::noinline]] static void lend_to(const DriverApi& api, CUgraph graph,
@@ -152,21 +153,21 @@ class KeptZeros {
     if (Piece* found = find(device, stream)) return *found;
     const std::lock_guard<std::mutex> lock(adding_);
     if (Piece* found = find(device, stream)) return *found;
-    return add(device, stream, false);
-  }
-
-  Piece& add(int device, unsigned long long stream, bool lent) {  // while adding_ is held
     auto* made = new Piece;
     made->device = device;
     made->stream = stream;
-    made->lent = lent;
-    made->next = first_.load(std::memory_order_relaxed);
-    first_.store(made, std::memory_order_release);
+    return add(of_streams_, made);
+  }
+
+  // While adding_ is held.
+  static Piece& add(std::atomic<Piece*>& first, Piece* made) {
+    made->next = first.load(std::memory_order_relaxed);
+    first.store(made, std::memory_order_release);
     return *made;
   }
 
   Piece* find(int device, unsigned long long stream) const {
-    Piece* piece = first_.load(std::memory_order_acquire);
+    Piece* piece = of_streams_.load(std::memory_order_acquire);
     while (piece && !(piece->device == device && piece->stream == stream)) piece = piece->next;
     return piece;
   }
@@ -190,8 +191,8 @@ class KeptZeros {
     piece.zero = false;
   }
 
-  std::atomic<Piece*> first_{nullptr};
-  std::mutex adding_;
+  std::atomic<Piece*> of_streams_{nullptr}, of_graphs_{nullptr};
+  std::mutex adding_;  // to one of them
 };
 
 }  // namespace opaq::standalone
