@@ -22,6 +22,7 @@ import torch
 import opaq
 
 from .. import rows
+from ..rows_of_clusters import Cluster
 
 softmax = opaq.op(
     "opaq_kernels::softmax(Tensor x, float scale=1.0, Tensor? mask=None) -> (Tensor y)",
@@ -110,12 +111,9 @@ _EACH = f"(8 if {_OF_8} else {_MOST})"
 _THREADS = f"min(512 if {_RANKS} == 1 else 256, {rows.fitting(_PACKS, _RANKS, _EACH)})"
 _SLOTS = rows.slots(_PACKS, _RANKS, _THREADS, _MOST)
 _TEAMS = f"ceil_div({_ROWS}, 1 if {_RANKS} == 1 else max(1, min(2, {_ROWS} // 512)))"
-# Many of the rows that clusters compute, where blocks can have so much shared memory: clusters of 4
-# or 8 blocks that work on several rows at once (softmax_pipelined.cu), each block on up to 2048
-# packs of a row. Few rows are left to the kernel above, of which more blocks are resident.
-_PIPELINED = rows.Pipelined(_PACKS, _ROWS, 8)
-# Elsewhere, the kernel above was as fast, or faster.
-_FASTER = [f"x.itemsize == 2 and {_PACKS} > {_ALONE}", f"{_PIPELINED.chunk} >= 960"]
+# Rows of 32 KB to 1 MB without a mask, where the device has clusters: one computes a row, which it
+# holds in registers (softmax_of_clusters.cu).
+_CLUSTER = Cluster(_PACKS, _ROWS)
 # Of the gradients, blocks of up to 512 threads with 4 packs of both tensors. A team computes up to
 # four rows: few, so that the last wave is short.
 _RANKS_BACKWARD = rows.sharing(_PACKS, 512 * 4)
@@ -146,12 +144,12 @@ def _declare_forward(op: opaq.Op, log: bool) -> None:
         )
         if not suffix:
             op.cuda(
-                name="cuda:pipelined",
-                source=opaq.file("softmax_pipelined.cu"),
-                entry=f"softmax_pipelined<{{x.dtype}}, {of_log}, {_PIPELINED.template}>",
-                **_PIPELINED.launch,
-                args=f"y, x, {_ROWS}, {_PIPELINED.args}, x.size(-1), scale",
-                requires=[*requires, *rows.aligned("x", "y"), *_PIPELINED.requires, *_FASTER],
+                name="cuda:clusters",
+                source=opaq.file("softmax_of_clusters.cu"),
+                entry=f"softmax_of_clusters<{{x.dtype}}, {of_log}, {_CLUSTER.template}>",
+                **_CLUSTER.launch,
+                args=f"y, x, {_CLUSTER.part}, x.size(-1), scale",
+                requires=[*requires, *rows.aligned("x", "y"), *_CLUSTER.requires],
                 priority=3,
             )
         wide = [("wide", "false", [*rows.aligned("x", "y"), *aligned])]

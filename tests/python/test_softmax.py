@@ -12,7 +12,6 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
-    is_served_by,
     misfits,
     plan,
     refuses,
@@ -120,42 +119,52 @@ def test_wide_rows_begin_at_any_element(device):
             check_log(x, scale)
 
 
-# bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; the first and
-# the last lengths; rows that are not whole lines of 128 bytes. float32: half the length.
-PIPELINED = [(121, 61440), (120, 61440), (131, 65472), (131, 65528), (61, 121920), (60, 121920)]
-PIPELINED += [(70, 128256), (61, 131072)]
+# 16-byte packs of a row: the first and the last that clusters of 2, 4, 8 and 16 blocks compute, of
+# 4 and of 8 warps; one less and one more; parts of blocks that are not whole lines of 128 bytes.
+CLUSTERS = [(300, 2047), (300, 2048), (300, 2049), (7, 2500), (7, 4096), (7, 4097), (7, 6288)]
+CLUSTERS += [(7, 8192), (7, 8193), (7, 16032), (7, 16385), (7, 25256), (7, 32768), (7, 32769)]
+CLUSTERS += [(7, 50511), (7, 65536), (7, 65537)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", PIPELINED)
-def test_many_wide_rows(shape, dtype, device):
-    rows, length = shape[0] if device == "cuda" else 9, shape[1] * 2 // dtype.itemsize
+@pytest.mark.parametrize("shape", CLUSTERS)
+def test_rows_of_clusters(shape, dtype, device):
+    rows, packs = shape if device == "cuda" else (9, 2048)
+    length = packs * 16 // dtype.itemsize
     x = random((rows, length), dtype, device)
-    x[2, ::3], x[3], x[4], x[5, -1], x[6, 0] = -torch.inf, 3e4, -3e4, 300, torch.nan
+    x[0, 5] = -torch.inf
+    x[1, : length // 2], x[2, ::3], x[3], x[4] = -torch.inf, -torch.inf, 3e4, -3e4
+    x[5, -1], x[6, 0] = 300, torch.nan
     for scale in (1.0, -1.5):
         close(softmax(x, scale), exact(x, scale))
         close(log_softmax(x, scale), exact_log(x, scale))
+    for row, value in ((0, torch.inf), (1, -torch.inf), (2, torch.nan)):
+        x[row] = value
+    assert softmax(x)[:3].isnan().all() and log_softmax(x)[:3].isnan().all()
 
 
-def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
-    """Clusters take rows by turns, and none waits for another."""
+@pytest.mark.parametrize("length", [20480, 65472, 128256])
+def test_rows_of_clusters_are_the_same_bits_every_time_whatever_is_beside_them(length, device):
+    """Warps send each other what they found as soon as they have it."""
     rows = 200 if device == "cuda" else 9
-    x = random((rows, 65472), torch.bfloat16, device)
+    x = random((rows, length), torch.bfloat16, device)
     first = softmax(x), log_softmax(x)
     others = [3, rows // 2, rows - 1]
-    x[others[0], 5], x[others[1], 65471], x[others[2]] = torch.nan, torch.inf, -torch.inf
+    x[others[0], 5], x[others[1], length - 1], x[others[2]] = torch.nan, torch.inf, -torch.inf
     kept = [row for row in range(rows) if row not in others]
     for _ in range(3):
         for actual, expected in zip((softmax(x), log_softmax(x)), first):
             assert torch.equal(actual[kept], expected[kept]) and actual[others].isnan().all()
 
 
-def test_many_wide_rows_are_replaced_by_their_results(device):
+@pytest.mark.parametrize("length", [20480, 61440])
+def test_rows_of_clusters_are_replaced_by_their_results(length, device):
     """A compiled graph gives the result the memory of the values, which nothing reads then."""
     rows = 130 if device == "cuda" else 9
-    x = random((rows, 61440), torch.bfloat16, device)
-    compiled = torch.compile(lambda x: log_softmax(x + 1, 0.5))
-    torch.testing.assert_close(compiled(x), log_softmax(x + 1, 0.5))
+    x = random((rows, length), torch.bfloat16, device)
+    for op in (softmax, log_softmax):
+        compiled = torch.compile(lambda x: op(x + 1, 0.5))
+        torch.testing.assert_close(compiled(x), op(x + 1, 0.5))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -335,36 +344,44 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
 
 
 @pytest.mark.parametrize(
-    ("shape", "dtype", "way"),
+    ("shape", "dtype", "entry", "grid", "block"),
     [
-        ((1024, 128256), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 8, 4>"),
-        ((1024, 131072), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 8, 4>"),
-        ((1024, 65600), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 160, 4, false>"),
-        ((61, 131072), torch.float16, "pipelined<__half, {}, 8, 4>"),
-        ((60, 131072), torch.float16, "wide<__half, void, {}, 256, 4, false>"),
-        ((1024, 131136), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 160, 8, false>"),
-        ((121, 65536), torch.bfloat16, "pipelined<__nv_bfloat16, {}, 4, 4>"),
-        ((120, 65536), torch.float16, "wide<__half, void, {}, 256, 2, false>"),
-        ((2048, 53248), torch.bfloat16, "wide<__nv_bfloat16, void, {}, 512, 1, false>"),
-        ((1024, 65536), torch.float32, "wide<float, void, {}, 256, 4, false>"),
+        ((8192, 16384), torch.bfloat16, "<__nv_bfloat16, {}, 2, 8, 4>", 16384, 256),
+        ((64, 32000), torch.bfloat16, "<__nv_bfloat16, {}, 4, 8, 4>", 256, 256),
+        ((64, 16384), torch.float32, "<float, {}, 4, 8, 4>", 256, 256),
+        ((1, 50304), torch.float16, "<__half, {}, 8, 4, 7>", 8, 128),
+        ((1024, 128256), torch.bfloat16, "<__nv_bfloat16, {}, 16, 4, 8>", 16384, 128),
+        ((1024, 256000), torch.bfloat16, "<__nv_bfloat16, {}, 16, 4, 16>", 16384, 128),
+        ((1024, 256000), torch.float32, "<float, {}, 16, 8, 16>", 16384, 256),
+        ((1024, 524288), torch.bfloat16, "<__nv_bfloat16, {}, 16, 8, 16>", 16384, 256),
     ],
 )
-def test_many_wide_rows_are_pipelined(shape, dtype, way):
+def test_wide_rows_are_computed_by_clusters(shape, dtype, entry, grid, block):
     for op, facts, log in (
         (softmax, (cuda(shape, dtype), 1.0, None), "false"),
         (log_softmax, (cuda(shape, dtype), -0.5), "true"),
     ):
-        is_served_by(op, facts, f"softmax_{way.format(log)}")
+        name, launch = serving(op, facts, "sm_90a")
+        assert (name, launch["entry"]) == (
+            "cuda:clusters",
+            f"softmax_of_clusters{entry.format(log)}",
+        )
+        assert (list(launch["grid"]), list(launch["block"])) == ([grid, 1, 1], [block, 1, 1])
 
 
-def test_many_wide_rows_that_are_not_pipelined():
-    """With a mask, a scale of 0, rows that are not aligned; and where devices have no clusters or
-    little shared memory."""
-    x, odd = cuda((1024, 128256)), cuda((1024, 128257))
-    for facts in ((x, 1.0, cuda((128256,))), (x, 0.0, None), (odd, 1.0, None)):
-        assert len(misfits(softmax, facts, "sm_90a", "cuda:pipelined")) > 1
+def test_wide_rows_that_are_not_computed_by_clusters():
+    """With a mask, a scale of 0, rows that are not aligned, shorter and longer ones; and where
+    devices have no clusters, or none of 16 blocks."""
+    x, odd, masked = cuda((1024, 128256)), cuda((1024, 128257)), cuda((128256,))
+    assert serving(softmax, (x, 1.0, masked), "sm_90a")[0] == "cuda:wide:mask"
+    assert misfits(softmax, (x, 0.0, None), "sm_90a", "cuda:clusters")[0].startswith("scale != 0")
+    assert serving(softmax, (odd, 1.0, None), "sm_90a")[0] == "cuda:wide-ends"
+    for length in (16376, 524296):
+        assert serving(softmax, (cuda((1024, length)), 1.0, None), "sm_90a")[0] == "cuda:wide"
     for arch in ("sm_80", "sm_120"):
         assert serving(softmax, (x, 1.0, None), arch)[0] == "cuda:wide"
+    shorter = cuda((1024, 65536)), 1.0, None
+    assert serving(softmax, shorter, "sm_120")[0] == "cuda:clusters"
 
 
 @pytest.mark.parametrize(
@@ -420,7 +437,7 @@ def test_cuda_sources_compile(arch):
             compiles(log_softmax_backward, (x, x, 1.0), arch, name)
         compiles(softmax, (x, 1.0, None), arch, "cuda:wide-ends")
         compiles(log_softmax, (x, 1.0), arch, "cuda:wide-ends")
-        for packs in (6657, 8192, 8193, 16384):
+        for packs in (2048, 4095, 6288, 16032, 24576, 32768, 40000, 65536):
             x = cuda((400, packs * 16 // dtype.itemsize), dtype)
-            compiles(softmax, (x, 1.0, None), arch, "cuda:pipelined")
-            compiles(log_softmax, (x, 1.0), arch, "cuda:pipelined")
+            compiles(softmax, (x, 1.0, None), arch, "cuda:clusters")
+            compiles(log_softmax, (x, 1.0), arch, "cuda:clusters")
