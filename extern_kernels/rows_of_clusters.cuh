@@ -61,7 +61,7 @@ __device__ void convert_late(Pack<T, N>& pack, unsigned zero) {
 //     where `first` is set for one thread of the cluster;
 //   - result(pack, of_row, k, i), of pack k + i, where load(mine, k) was the last one.
 template <int RANKS, int WARPS, int EACH, typename T, typename Op>
-__device__ void row_of_cluster(Op&& op, T* y, const T* x, int part, int n) {
+__device__ void row_of_cluster(Op op, T* y, const T* x, int part, int n) {
   constexpr int VEC = 16 / sizeof(T), THREADS = 32 * WARPS;
   using Team = opaq::Team<RANKS, THREADS>;
   if constexpr (Team::kRanks == RANKS) {

@@ -6,23 +6,25 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
-    """packs: of a row; rows: how many there are. The numbers are from a sweep on an H200, of 64 to
-    4096 rows of 2048 to 64000 packs: these blocks were the fastest, or up to 2 % slower, but for
-    few rows of less than 98304 bytes."""
+    """packs: of a row; rows: how many there are; most: blocks that share one, 8 or 16. The numbers
+    are from sweeps on an H200: of softmax, of 64 to 4096 rows of 2048 to 64000 packs, where these
+    blocks were the fastest or up to 2 % slower, unless there were few rows of less than 98304
+    bytes; of rms_norm, of rows of 8192 and 10240 packs."""
 
     packs: str
     rows: str
+    most: int = 16
 
     @property
     def ranks(self) -> str:
-        """Blocks that share a row: 1024 packs each, but not more than a cluster may have."""
-        return f"min(16, next_power_of_2(ceil_div({self.packs}, 1024)))"
+        """Blocks that share a row: 1024 packs each, if that are not too many blocks."""
+        return f"min({self.most}, next_power_of_2(ceil_div({self.packs}, 1024)))"
 
     @property
     def warps(self) -> str:
         """Warps of a block: few, with up to 16 packs a thread, and 8 where a row is too long for
         that, or so short that threads may hold their packs as float."""
-        return f"(8 if {self.packs} <= 4 * 1024 or {self.packs} > 16 * 2048 else 4)"
+        return f"(8 if {self.packs} <= 4 * 1024 or {self.packs} > {self.most} * 2048 else 4)"
 
     @property
     def part(self) -> str:
@@ -41,10 +43,10 @@ class Cluster:
 
     @property
     def requires(self) -> list[str]:
-        """That 16 blocks hold a row, and the device has clusters of that many: 8 is what all of
-        them have that have clusters, and those of data centers have 16."""
+        """That the blocks hold a row, and the device has clusters of so many: of up to 8 where it
+        has any, of 16 in data centers."""
         return [
-            f"{self.packs} >= 2048 and {self.packs} <= 16 * 4096",
+            f"{self.packs} >= 2048 and {self.packs} <= {self.most} * 4096",
             f"{self.ranks} * {self.rows} < 2147483648",
             f"arch(x) >= 90 and ({self.ranks} <= 8 or arch(x) < 120)",
         ]

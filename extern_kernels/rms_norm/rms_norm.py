@@ -34,6 +34,7 @@ from ..rows import (
     SHARED_BACKWARD,
     STAGES_BACKWARD,
 )
+from ..rows_of_clusters import Cluster
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
 BLOCKS = rows.blocks(HELD_BACKWARD)
@@ -81,6 +82,10 @@ _FASTER = [
     f"x.itemsize == 2 and {PACKS} > 512 * 8",
     f"({PACKS} > 8192 or {ROWS} <= 1024) and {_PIPELINED.chunk} >= 960",
 ]
+# Where there are more rows of up to 256 KB, clusters of 8 blocks that hold one row each, in
+# registers (rms_norm_of_clusters.cu), were faster than both: of at least 512 rows of 128 KB.
+_CLUSTER = Cluster(PACKS, ROWS, 8)
+_MANY = [f"x.itemsize == 2 and {PACKS} > 512 * 8 and {PACKS} <= 512 * 32", f"{ROWS} >= 512"]
 
 rms_norm.cuda(
     name="cuda:registers",
@@ -100,6 +105,15 @@ rms_norm.cuda(
     args=f"y, rstd, x, weight, {ROWS}, {_PIPELINED.args}, x.size(-1), eps, offset",
     requires=[*_CUDA, *_ALIGNED, *_PIPELINED.requires, *_FASTER],
     priority=1,
+)
+rms_norm.cuda(
+    name="cuda:clusters",
+    source=opaq.file("rms_norm_of_clusters.cu"),
+    entry=f"rms_norm_of_clusters<{DTYPES}, {_CLUSTER.template}, {{{WEIGHT}}}>",
+    **_CLUSTER.launch,
+    args=f"y, rstd, x, weight, {_CLUSTER.part}, x.size(-1), eps, offset",
+    requires=[*_CUDA, *_ALIGNED, *_CLUSTER.requires, *_MANY],
+    priority=2,
 )
 rms_norm.cuda(
     name="cuda:wide",

@@ -20,6 +20,7 @@ from kernel_checks import (
     cuda,
     gradients,
     is_served_by,
+    misfits,
     of_one_dtype,
     plan,
     refuses,
@@ -152,6 +153,27 @@ def test_many_wide_rows(shape, dtype, device):
         wide = None if given is None else given.double() + offset
         for actual, expected in zip(rms_norm(x, given, 1e-6, offset), exact(x, wide, 1e-6)):
             close(actual, expected)
+
+
+# The fewest rows that clusters hold, and one less; the first and last lengths, and longer rows;
+# parts of blocks that are not whole lines of 128 bytes.
+HELD = [(511, 65536), (512, 65536), (513, 32776), (512, 40968), (600, 81928), (512, 131072)]
+HELD += [(512, 131080)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", HELD)
+def test_more_wide_rows(shape, dtype, device):
+    x, weight = make((shape[0] if device == "cuda" else 9, shape[1]), dtype, device)
+    for given, offset in ((weight, 0.0), (weight.float(), 1.0), (None, 0.0)):
+        wide = None if given is None else given.double() + offset
+        for actual, expected in zip(rms_norm(x, given, 1e-6, offset), exact(x, wide, 1e-6)):
+            close(actual, expected)
+    first = rms_norm(x, weight)
+    x[3, 5] = torch.nan
+    kept = [row for row in range(x.shape[0]) if row != 3]
+    for actual, expected in zip(rms_norm(x, weight), first):
+        assert torch.equal(actual[kept], expected[kept]) and actual[3].isnan().all()
 
 
 def test_many_wide_rows_are_the_same_bits_every_time_whatever_is_beside_them(device):
@@ -381,11 +403,10 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
         ((121, 65536), torch.float32, "pipelined<{}, 4, 4, 1>"),
         ((120, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
         ((1024, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
-        ((1025, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
         ((2048, 131072), torch.float32, "pipelined<{}, 8, 4, 1>"),
         ((2048, 131072), None, "pipelined<{}, 8, 4, 0>"),
         ((2048, 131136), torch.bfloat16, "wide<{}, 288, 8, 1>"),
-        ((512, 32832), torch.bfloat16, "wide<{}, 288, 2, 1>"),
+        ((500, 32832), torch.bfloat16, "wide<{}, 288, 2, 1>"),
         ((2048, 32768), torch.bfloat16, "wide<{}, 512, 1, 1>"),
     ],
 )
@@ -396,10 +417,36 @@ def test_many_wide_rows_are_pipelined(shape, weight, way):
     is_served_by(rms_norm, facts, f"rms_norm_{way.format(types)}")
 
 
-@pytest.mark.parametrize("arch", ["sm_80", "sm_120"])
-def test_other_devices_have_another_kernel_for_many_wide_rows(arch):
+@pytest.mark.parametrize(
+    ("shape", "weight", "entry"),
+    [
+        ((512, 65536), torch.bfloat16, "<bf16, bf16, 8, 4, 8, 1>"),
+        ((2048, 65536), torch.float32, "<bf16, float, 8, 4, 8, 1>"),
+        ((1024, 81920), None, "<bf16, bf16, 8, 4, 10, 0>"),
+        ((512, 32776), torch.bfloat16, "<bf16, bf16, 8, 4, 5, 1>"),
+        ((512, 131072), torch.bfloat16, "<bf16, bf16, 8, 4, 16, 1>"),
+    ],
+)
+def test_more_wide_rows_are_computed_by_clusters_that_hold_them(shape, weight, entry):
+    given = None if weight is None else cuda(shape[-1:], weight)
+    name, launch = serving(rms_norm, (cuda(shape), given, 1e-6), "sm_90a")
+    assert name == "cuda:clusters"
+    assert launch["entry"] == f"rms_norm_of_clusters{entry.replace('bf16', '__nv_bfloat16')}"
+    assert (launch["grid"][0], launch["block"][0]) == (8 * shape[0], 128)
+
+
+def test_rows_that_clusters_do_not_hold():
+    """Few rows, shorter and longer ones, of 32 bits, that are not aligned."""
+    for shape in [(511, 65536), (512, 32768), (512, 131080), (512, 65540)]:
+        assert misfits(rms_norm, (cuda(shape), None, 1e-6), "sm_90a", "cuda:clusters") != [""]
+    wide = (cuda((512, 32768), torch.float32), None, 1e-6)
+    assert misfits(rms_norm, wide, "sm_90a", "cuda:clusters") != [""]
+
+
+@pytest.mark.parametrize(("arch", "name"), [("sm_80", "cuda:wide"), ("sm_120", "cuda:clusters")])
+def test_other_devices_have_another_kernel_for_many_wide_rows(arch, name):
     facts = (cuda((4096, 65536)), cuda((65536,)), 1e-6)
-    assert serving(rms_norm, facts, arch)[0] == "cuda:wide"
+    assert serving(rms_norm, facts, arch)[0] == name
 
 
 def test_shared_memory_of_wide_rows_fits_every_device():
@@ -427,6 +474,15 @@ def test_the_pipelined_cuda_kernel_compiles(arch):
             for weight in (cuda((n,), dtype), cuda((n,), torch.float32)):
                 compiles(rms_norm, (x, weight, 1e-6), arch, "cuda:pipelined")
             compiles(rms_norm, (x, None, 1e-6), arch, "cuda:pipelined")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_cuda_kernel_of_clusters_compiles(arch):
+    for dtype in (torch.float16, torch.bfloat16):
+        for packs in (4097, 8192, 10240, 16384):
+            x, n = cuda((512, packs * 8), dtype), packs * 8
+            for weight in (cuda((n,), dtype), cuda((n,), torch.float32), None):
+                compiles(rms_norm, (x, weight, 1e-6), arch, "cuda:clusters")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
