@@ -48,5 +48,5 @@ class Cluster:
         return [
             f"{self.packs} >= 2048 and {self.packs} <= {self.most} * 4096",
             f"{self.ranks} * {self.rows} < 2147483648",
-            f"arch(x) >= 90 and ({self.ranks} <= 8 or arch(x) < 120)",
+            f"arch(x) >= 90 and ({self.ranks} <= 8 or arch(x) < 110)",
         ]

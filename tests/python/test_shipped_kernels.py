@@ -38,6 +38,7 @@ F32, I64 = torch.float32, torch.int64
 LOGITS = [(8, 1024), (8, 50257), (8, 151936)]
 SOFTMAXES = [(64, 128), (64, 1024), (64, 4096), (64, 16384), (64, 32768), (64, 262144), (64, 4097)]
 SOFTMAXES += [(64, 50257)]
+OF_CLUSTERS = [(64, 50304), (64, 128256), (64, 202048), (64, 409600)]
 NORMS = [(64, 128), (64, 4096), (64, 16384), (64, 65536), (64, 131072), (64, 262144), (64, 4097)]
 
 
@@ -178,6 +179,7 @@ CALLS: list[tuple[Any, list[Any]]] = [
     (kernels.scale_gradient, [tensor(8, 64), rows(1)]),
     (kernels.scale_gradient_, [tensor(8, 64), rows(1)]),
     (kernels.cross_entropy_with_gradient_, [tensor(8, 50257), tensor(8, dtype=I64), rows(1)]),
+    (kernels.rms_norm, [tensor(512, 65536), tensor(65536)]),
     *[(kernels.rms_norm, [tensor(m, n), tensor(n), 1e-6]) for m, n in NORMS],
     *[
         (
@@ -243,7 +245,8 @@ CALLS: list[tuple[Any, list[Any]]] = [
         for m, n in SOFTMAXES
         for dtype in (torch.bfloat16, F32)
     ],
-    *[(kernels.log_softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES],
+    *[(kernels.softmax, [tensor(m, n), 1.0]) for m, n in OF_CLUSTERS],
+    *[(kernels.log_softmax, [tensor(m, n), 1.0]) for m, n in SOFTMAXES + OF_CLUSTERS],
     *[(kernels.softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[(kernels.log_softmax_backward, [tensor(m, n), tensor(m, n), 1.0]) for m, n in SOFTMAXES],
     *[
