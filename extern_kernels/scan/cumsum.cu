@@ -207,7 +207,7 @@ __global__ void __launch_bounds__(THREADS, kThreads<T> / THREADS)
   const long long first = number * static_cast<long long>(OneTile::kElements);
   const OneTile tile(x + row * n, first, n, reverse);
   if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = tile.of_warp;
-  if (threadIdx.x == 0) tag = counted.tag(launches);
+  if (threadIdx.x == 0) tag = counted.tag(launches, gridDim.x);
   __syncthreads();
   Sum base = 0, total = 0;
 #pragma unroll

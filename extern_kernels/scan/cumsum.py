@@ -11,7 +11,8 @@ exact up to 64 bits, and wrap as PyTorch's do. Deterministic: the order in which
 depends on the shape, the dtype and the alignment of x, and on which implementation serves them on
 the device, not on what else it does or how many multiprocessors it has. Rows are read once, also
 long ones, of which many blocks have a part each and tell each other their sums: the blocks of a
-cluster, where the device has clusters and one can hold the row, or blocks of the whole device.
+cluster, where the device has clusters and one can hold the row, or blocks, or clusters of them, of
+the whole device.
 """
 
 import torch
@@ -35,6 +36,21 @@ _REQUIRES = ["x.dim() > 0", "x.is_contiguous()", "x.numel() > 0"]
 # Where rows are few and long, a block has a tile of a row instead of a row.
 _LONG = f"{_N} > 16384 and {_ROWS} < 528"
 
+
+def _words_of(tiles: str) -> str:
+    """Of look_back.cuh: how many sums of tiles, groups and sections a row has."""
+    return f"({tiles} + ceil_div({tiles}, 32) + ceil_div({tiles}, 1024))"
+
+
+def _published(words: str) -> dict[str, opaq.zeros]:
+    """The memory in which blocks tell each other sums, `words` for each row. The order counts:
+    look_back.cuh says why."""
+    return {
+        "launches": opaq.zeros(1, dtype="uint64", once=True),
+        "published": opaq.zeros(f"{_ROWS} * {words}", dtype="uint64", once=True),
+    }
+
+
 for _name, _priority in (("packs", 1), ("any", 0)):
     _vec = "(16 // y.itemsize)" if _priority else "1"
     _aligned = [f"{_N} % {_vec} == 0", "aligned(x, 16)", "aligned(y, 16)"] if _priority else []
@@ -54,18 +70,11 @@ for _name, _priority in (("packs", 1), ("any", 0)):
     )
     _threads, _items = (128, "8") if _priority else (256, "(8 if y.itemsize == 8 else 12)")
     _tiles = f"ceil_div({_N}, {_threads} * {_items} * {_vec})"
-    # Of look_back.cuh: of tiles, groups and sections of a row; twice, for sums of 8 bytes.
-    _words = (
-        f"(({_tiles} + ceil_div({_tiles}, 32) + ceil_div({_tiles}, 1024)) * "
-        f"(1 if {_FLOATING} else 2))"
-    )
+    _words = f"({_words_of(_tiles)} * (1 if {_FLOATING} else 2))"  # twice, for sums of 8 bytes
     cumsum.cuda(
         name=f"cuda:tiles-{_name}",
         source=opaq.file("cumsum.cu"),
-        scratch={  # in this order: look_back.cuh says why
-            "launches": opaq.zeros(1, dtype="uint64", once=True),
-            "published": opaq.zeros(f"{_ROWS} * {_words}", dtype="uint64", once=True),
-        },
+        scratch=_published(_words),
         entry=f"cumsum_tiles<{{x.dtype}}, {{y.dtype}}, {_threads}, {{{_items}}}, {{{_vec}}}>",
         grid=f"{_ROWS} * {_tiles}",
         block=_threads,
@@ -105,6 +114,28 @@ cumsum.cuda(
     priority=5,
 )
 
+# Of longer rows, a cluster of 8 or 16 blocks has a tile. Measured on an H200, 8 were faster for
+# 16 MB in all, 16 for 64 MB, and for 32 MB both about the same.
+_TILE_RANKS = f"(16 if {_ROWS} * {_PACKS} > 2097152 else 8)"
+_TILE_COUNT = f"ceil_div({_PACKS}, {_TILE_RANKS} * 8 * 8 * 32)"
+_TILE_WORDS = _words_of(_TILE_COUNT)
+cumsum.cuda(
+    name="cuda:cluster-tiles",
+    source=opaq.file("cumsum_cluster.cu"),
+    scratch=_published(_TILE_WORDS),
+    entry=f"cumsum_cluster_tiles<{{x.dtype}}, {{{_TILE_RANKS}}}, 8, "
+    f"{{ceil_div({_PACKS}, {_TILE_COUNT} * {_TILE_RANKS} * 8 * 32)}}>",
+    grid=f"{_ROWS} * {_TILE_COUNT} * {_TILE_RANKS}",
+    block=8 * 32,
+    cluster=_TILE_RANKS,
+    args=f"y, x, launches, published, {_TILE_COUNT}, {_TILE_WORDS}, {_N}, reverse",
+    requires=[
+        *[*_OF_PACKS, _LONG, f"{_PACKS} > 16 * 16 * 8 * 32"],
+        f"{_TILE_RANKS} <= 8 or arch(x) < 110",
+    ],
+    priority=4,
+)
+
 # Of more floating numbers, one block for each multiprocessor stays, and reads ahead while it waits
 # for the sums of others. That pays, measured on an H200, from where the start and the end of such a
 # launch are short beside the time to move all bytes. Blocks are those of an H100 or H200 on any
@@ -133,7 +164,7 @@ cumsum.cuda(
         f"{_STAGES * _MOST * 16} + 1024 <= shared_memory(x)",
         f"multiprocessors(x) >= {_BLOCKS}",
     ],
-    priority=4,
+    priority=5,
 )
 
 cumsum.cpu(

@@ -13,6 +13,7 @@
 // A block waits for blocks of a smaller blockIdx alone. They run already or have ended, since
 // blocks are started in the order of blockIdx; so does CUB's scan of a device rely on it
 // (cub/agent/agent_scan.cuh, ConsumeRange: "Blocks are launched in increasing order").
+// Of clusters nothing says so: the tile of a cluster is how many had begun before (CountedBlock).
 //
 // Nobody clears the memory in which sums are published. It is zeroed before the first launch, and
 // each later one finds what the last ones left (opaq.zeros(..., once=True)): so launches have
@@ -35,8 +36,9 @@ namespace opaq {
 
 using Word = unsigned long long;
 
-// How a block finds the tag of its launch: one thread counts the block, and asks for the tag later,
-// when the answer has come from memory. Both once. launches: the word with the number.
+// How a block, or a cluster of blocks, finds the tag of its launch: one thread of it counts it, and
+// asks for the tag later, when the answer has come from memory. Both once. launches: the word with
+// the number.
 class CountedBlock {
  public:
   __device__ void count(Word* launches) {
@@ -45,13 +47,16 @@ class CountedBlock {
                  : "l"(launches)
                  : "memory");
   }
-  __device__ unsigned tag(Word* launches) const {
-    const unsigned number = found_ >> 32, others = static_cast<unsigned>(found_);
-    if (others == gridDim.x - 1) {
-      const Word next = number == ~0u - 1 ? 2 : 1;  // of 2^32 - 1 the tag would be 0: then comes 0
-      atomicAdd(launches, (next << 32) - gridDim.x);
+  // How many of the launch had begun before.
+  __device__ unsigned number() const { return static_cast<unsigned>(found_); }
+  // `all`: how many of the launch are counted.
+  __device__ unsigned tag(Word* launches, unsigned all) const {
+    const unsigned launch = found_ >> 32;
+    if (number() == all - 1) {
+      const Word next = launch == ~0u - 1 ? 2 : 1;  // of 2^32 - 1 the tag would be 0: then comes 0
+      atomicAdd(launches, (next << 32) - all);
     }
-    return number + 1;
+    return launch + 1;
   }
 
  private:

@@ -114,6 +114,14 @@ MANY = [
     ((33, 1048568), torch.float16),
 ]
 
+# Where a cluster has a tile of a row, on an H100 or newer: rows of more than 65536 packs, in tiles
+# of 8 blocks up to 2097152 packs in all, then of 16. Up to 32 tiles a row, 33, and 65, of which
+# the last one has one pack. Not of integers.
+TILED = [((1, 65537 * 4), torch.float32), ((3, 70001 * 4), torch.float32)]
+TILED += [((2, 524288 * 4), torch.float32)]
+TILED += [((1, 524289 * 8), torch.bfloat16), ((4, 524288 * 4), torch.float32)]
+TILED += [((1, 1048577 * 8), torch.float16), ((5, 524288 * 4), torch.float32)]
+TILED += [((2, 1048577 * 8), torch.bfloat16), ((2, 524288), torch.int32)]
 
 # Where a cluster of blocks has a row, on an H100 or newer: rows of 2049 to 65536 packs. From 4097,
 # 8193, 16385 and 32769 packs on there are more blocks or more warps. Where rows are a pack shorter
@@ -126,7 +134,7 @@ CLUSTERED += [((1500, 16400), torch.bfloat16), ((40, 128256), torch.float32)]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize(("shape", "dtype"), CLUSTERED + MANY)
+@pytest.mark.parametrize(("shape", "dtype"), CLUSTERED + TILED + MANY)
 def test_many_whole_numbers_are_added_exactly(shape, dtype, reverse, device):
     generator = torch.Generator().manual_seed(shape[0])
     x = torch.randint(-2, 3, shape, generator=generator, dtype=torch.int8).to(device, dtype)
@@ -141,7 +149,8 @@ def test_many_numbers_and_their_gradients(device):
 def test_calls_of_many_sizes_follow_each_other(device):
     """On CUDA, launches find what others left in the memory that blocks tell each other sums in."""
     generator = torch.Generator().manual_seed(0)
-    sizes = [(1, 3000001), (3, 70001), (1, 3000001), (40, 20001), (2, 40001), (5, 1000001)]
+    sizes = [(1, 3000001), (3, 70001), (1, 3000000), (40, 20001), (2, 40001), (5, 1000001)]
+    sizes += [(9, 1000000), (1, 300000)]
     for turn in range(3):
         for shape in sizes:
             whole = torch.randint(-2, 3, shape, generator=generator, dtype=torch.int8).to(device)
@@ -164,7 +173,8 @@ def replayed(x):
     "shapes",
     [
         ((64, 128256), (256, 32768)),  # a cluster a row
-        ((8, 1048576), (1, 4194304)),  # tiles
+        ((8, 1048576), (1, 4194304)),  # clusters that have tiles
+        ((8, 1048575), (1, 4194303)),  # blocks that have tiles
         ((16, 1048576), (1, 17000000)),  # all blocks of a call wait for each other
     ],
 )
@@ -196,7 +206,7 @@ def test_replays_of_graphs_and_two_streams_at_once(shapes):
             assert torch.equal(y, sign * sums)
 
 
-@pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001), (1, 4400004), (300, 16400)])
+@pytest.mark.parametrize("shape", [(3, 100000), (1, 4400001), (9, 1100000), (300, 16400)])
 def test_the_same_bits_every_time(shape, device):
     x = make(shape, torch.float32, device)
     first = cumsum(x)
@@ -204,7 +214,7 @@ def test_the_same_bits_every_time(shape, device):
         assert torch.equal(cumsum(x), first)
 
 
-@pytest.mark.parametrize("n", [64, 5000, 9000, 50000, 300004, 1100000])
+@pytest.mark.parametrize("n", [64, 5000, 9000, 50000, 300004, 300005, 1100000])
 def test_nan_and_infinity_stay_in_their_row_and_behind_their_place(n, device):
     x = make((4, n), torch.float32, device)
     x[1, n // 2], x[2, n // 3] = torch.nan, torch.inf
@@ -286,7 +296,17 @@ def test_cuda_plan(shape, dtype, implementation, values, grid, block):
         ((5000, 262144), torch.float16, "sm_90a", "cluster", "__half, 16, 8, 8"),
         ((527, 262144), torch.float32, "sm_90a", "cluster", "float, 16, 16, 8"),
         ((528, 262144), torch.float32, "sm_90a", "packs", "float, float, 256, 4, 4"),
-        ((16, 262148), torch.float32, "sm_90a", "tiles-packs", "float, float, 128, 8, 4"),
+        ((1, 262148), torch.float32, "sm_90a", "cluster-tiles", "float, 8, 8, 7"),
+        ((8, 1 << 20), torch.float32, "sm_90a", "cluster-tiles", "float, 8, 8, 8"),
+        ((2, (1 << 22) + 4), torch.float32, "sm_90a", "cluster-tiles", "float, 16, 8, 8"),
+        ((9, 1 << 20), torch.bfloat16, "sm_100a", "cluster-tiles", "__nv_bfloat16, 8, 8, 8"),
+        ((100, 1000000), torch.float16, "sm_90a", "cluster-tiles", "__half, 16, 8, 8"),
+        ((527, 262148), torch.float32, "sm_90a", "cluster-tiles", "float, 16, 8, 6"),
+        ((528, 262148), torch.float32, "sm_90a", "packs", "float, float, 256, 4, 4"),
+        ((16, 262149), torch.float32, "sm_90a", "tiles-any", "float, float, 256, 12, 1"),
+        ((16, 262148), torch.float32, "sm_80", "tiles-packs", "float, float, 128, 8, 4"),
+        ((1, 262148), torch.float32, "sm_120", "cluster-tiles", "float, 8, 8, 7"),
+        ((100, 1000000), torch.float16, "sm_120", "tiles-packs", "__half, __half, 128, 8, 8"),
         ((64, 128257), torch.float32, "sm_90a", "tiles-any", "float, float, 256, 12, 1"),
         ((64, 128256), torch.int32, "sm_90a", "tiles-packs", "int, long long, 128, 8, 2"),
         ((64, 128256), torch.float32, "sm_80", "tiles-packs", "float, float, 128, 8, 4"),
@@ -344,3 +364,6 @@ def test_the_source_of_clusters_compiles(dtype, arch):
     for packs in (2049, 4096, 8192, 16385, 65536):
         facts = (cuda((2, packs * (16 // dtype.itemsize)), dtype), False)
         compiles(cumsum, facts, arch, "cuda:cluster")
+    for rows, packs in ((1, 65537), (1, 524288), (40, 65537), (1, 4194304)):
+        facts = (cuda((rows, packs * (16 // dtype.itemsize)), dtype), False)
+        compiles(cumsum, facts, arch, "cuda:cluster-tiles")
