@@ -93,26 +93,37 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
     return f"min({most}, 4 * ceil_div({packs}, 4 * {ranks} * {threads}))"
 
 
-# Blocks for pipelined_rows.cuh, one a multiprocessor, in clusters that are all resident: on an
-# H200, as many blocks are as clusters of 2, 4 or 8, and 112 as clusters of 16 (of 3, fewer). One
-# cluster more would start when the others have ended.
-_BLOCKS_PIPELINED = 120
+# Clusters for pipelined_rows.cuh that are resident at once, by their number of blocks: on an H200,
+# with 200 KB of shared memory a block (cuOccupancyMaxActiveClusters). One cluster more would start
+# when the others have ended. Clusters of other sizes leave more multiprocessors idle.
+_RESIDENT = {2: 66, 3: 39, 4: 30, 5: 22, 8: 15, 16: 7}
 
 
 @dataclasses.dataclass(frozen=True)
 class Pipelined:
-    """What declares a kernel of pipelined_rows.cuh. packs: of a row; most: blocks that share one,
-    each up to 2048 packs; kept: bytes of parameters for each of its packs, in shared memory."""
+    """What declares a kernel of pipelined_rows.cuh. packs: of a row; sharing: how many blocks may
+    share one, ascending; kept: bytes of parameters for each pack of a block, in shared memory."""
 
     packs: str
     rows: str
-    most: int
+    sharing: tuple[int, ...]
     kept: str = "0"
+
+    def _by_length(self, values: list[int]) -> str:
+        """A value for each of `sharing`: that of the fewest blocks with up to 2048 packs each."""
+        *shorter, longest = zip(self.sharing, values)
+        cases = "".join(f"{value} if {self.packs} <= {2048 * n} else " for n, value in shorter)
+        return f"({cases}{longest[1]})"
 
     @property
     def ranks(self) -> str:
         """Blocks that share a row."""
-        return f"min({self.most}, next_power_of_2(ceil_div({self.packs}, 2048)))"
+        return self._by_length(list(self.sharing))
+
+    @property
+    def clusters(self) -> str:
+        """Clusters of so many blocks that are resident at once."""
+        return self._by_length([_RESIDENT[ranks] for ranks in self.sharing])
 
     @property
     def chunk(self) -> str:
@@ -142,20 +153,19 @@ class Pipelined:
     @property
     def launch(self) -> dict[str, Any]:
         return {
-            "grid": f"{self.ranks} * min({self.rows}, {_BLOCKS_PIPELINED} // {self.ranks})",
+            "grid": f"{self.ranks} * min({self.rows}, {self.clusters})",
             "block": 32 * (16 + 8 + 1),
             "shared": self.shared,
         }
 
     @property
     def requires(self) -> list[str]:
-        """That this may be faster: rows are whole lines of 128 bytes, of which there are enough for
-        clusters to take turns with. And that the device has what it takes: shared memory, also for
-        barriers and the statistics of ten rows from eight warps of each block."""
+        """That there are rows enough for clusters to take turns with, and that the device has what
+        it takes: shared memory, also for barriers and the statistics of ten rows from eight warps
+        of each block."""
         return [
-            f"{self.packs} % 8 == 0",
-            f"{self.packs} <= {self.most * 2048}",
-            f"{self.rows} * {self.ranks} > 4 * {_BLOCKS_PIPELINED}",
+            f"{self.packs} <= {self.sharing[-1] * 2048}",
+            f"{self.rows} > 4 * {self.clusters}",
             "arch(x) >= 90",
             "multiprocessors(x) >= 132",
             f"{self.shared} + 384 + 10 * 8 * 8 * {self.ranks} <= shared_memory(x)",

@@ -79,13 +79,19 @@ _TOGETHER = f"(2 if {_SLOTS} <= 8 and {ROWS} * {_RANKS} >= 1024 else 1)"
 _PIPELINED = rows.Pipelined(
     PACKS,
     ROWS,
-    16,
+    (2, 3, 4, 5, 8, 16),
     "2 * 16 // x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize "
     "if defined(bias) else x.itemsize)",
 )
-# Where the kernel above was slower: in float32, not clusters of two blocks; in 16 bits, not where
-# the 512 threads that write a chunk in two steps are mostly idle in the second.
-_FASTER = f"{PACKS} > 4096 if x.dtype == float32 else {PACKS} > 2048 and {_PIPELINED.chunk} >= 768"
+# Where the kernel above was slower: for rows of whole lines of 128 bytes; in float32, not with
+# clusters of two blocks; in 16 bits, not where threads are mostly idle in the last step of a chunk,
+# and with clusters of 3 and 5 blocks, where nearly all threads are busy in it.
+_CHUNK = f"(768 if {_PIPELINED.ranks} % 2 == 0 else 960)"
+_IN_16_BITS = f"{PACKS} > 2048 and {_PIPELINED.chunk} >= {_CHUNK}"
+_FASTER = [
+    f"{PACKS} % 8 == 0",
+    f"{PACKS} > 4096 if x.dtype == float32 else {_IN_16_BITS}",
+]
 
 _CUDA = [
     *CUDA,
@@ -113,7 +119,7 @@ layer_norm.cuda(
     **_PIPELINED.launch,
     cluster=_PIPELINED.ranks,  # so that clusters of 16 are allowed
     args=f"y, mean, rstd, x, weight, bias, {ROWS}, {_PIPELINED.args}, x.size(-1), eps",
-    requires=[*_CUDA, *_ALIGNED, *_PIPELINED.requires, _FASTER],
+    requires=[*_CUDA, *_ALIGNED, *_PIPELINED.requires, *_FASTER],
     priority=1,
 )
 layer_norm.cuda(

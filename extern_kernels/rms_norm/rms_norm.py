@@ -74,13 +74,14 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 # packs of a row, whose weights it keeps. Few rows are left to the kernel above, of which more
 # blocks are resident.
 _PIPELINED = rows.Pipelined(
-    PACKS, ROWS, 8, "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
+    PACKS, ROWS, (4, 8), "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
 )
-# Where the kernel above was slower, or it was not measured: float32, more rows of up to 8192 packs,
-# and blocks with far fewer packs than they could have.
+# Where the kernel above was slower: in 16 bits (float32 was not measured), rows of more than 8192
+# packs; of fewer, those that are not whole lines of 128 bytes, and few rows, unless blocks have far
+# fewer packs than they could have.
 _FASTER = [
     f"x.itemsize == 2 and {PACKS} > 512 * 8",
-    f"({PACKS} > 8192 or {ROWS} <= 1024) and {_PIPELINED.chunk} >= 960",
+    f"{PACKS} > 8192 or {PACKS} % 8 != 0 or {ROWS} <= 1024 and {_PIPELINED.chunk} >= 960",
 ]
 # Where there are more rows of up to 256 KB, clusters of 8 blocks that hold one row each, in
 # registers (rms_norm_of_clusters.cu), were faster than both: of at least 512 rows of 128 KB.

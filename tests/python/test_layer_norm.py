@@ -152,13 +152,14 @@ def test_many_rows_and_wide_rows(shape, dtype, device):
     check(*make(shape, dtype, device))
 
 
-# bfloat16: the fewest rows that clusters take turns with, and one less; for clusters of 2, 4, 8 and
-# 16 blocks, the first length and the last; rows that are not whole lines of 128 bytes. float32,
-# which has none of 2: half the length.
+# bfloat16: the fewest rows that clusters take turns with, and one less; for clusters of 2, 3, 4, 5,
+# 8 and 16 blocks, the first length and the last; rows that are not whole lines of 128 bytes.
+# float32, which has none of 2: half the length.
 PIPELINED = [
     *((121, 65536), (120, 65536), (61, 131072), (60, 131072), (130, 49160)),
-    *((241, 24384), (245, 32768), (131, 48704), (61, 97344)),
-    *((31, 194624), (31, 262144), (30, 262144)),
+    *((265, 24384), (270, 32768), (157, 45760), (156, 49152), (161, 49152), (125, 49216)),
+    *((89, 76224), (88, 81920), (95, 81920), (61, 97344)),
+    *((29, 194624), (31, 262144), (28, 262144)),
 ]
 
 
@@ -174,7 +175,7 @@ def test_many_wide_rows(shape, dtype, device):
 @pytest.mark.parametrize("weights", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("given", [(), (1,), (2,), (1, 2)], ids=["none", "weight", "bias", "both"])
 def test_parameters_of_many_wide_rows(given, weights, device):
-    x, weight, bias = make((125, 49152), torch.float32, device)
+    x, weight, bias = make((160, 49152), torch.float32, device)
     x = x.bfloat16()
     weight = weight.to(weights) if 1 in given else None
     bias = bias.to(weights) if 2 in given else None
@@ -406,15 +407,23 @@ CODE = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32:
     [
         ((2048, 24576), torch.bfloat16, torch.bfloat16, "pipelined<{}, 2, 3>"),
         ((2048, 20480), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 2, 2>"),
-        ((241, 32768), torch.float16, torch.float16, "pipelined<{}, 2, 4>"),
-        ((240, 32768), torch.float16, torch.float16, "wide<{}, 256, 2, 1>"),
+        ((265, 32768), torch.float16, torch.float16, "pipelined<{}, 2, 4>"),
+        ((264, 32768), torch.float16, torch.float16, "wide<{}, 256, 2, 1>"),
         ((2048, 32768), torch.bfloat16, torch.float32, "pipelined<{}, 2, 4>"),
         ((2048, 32776), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 4, 2>"),
-        ((2048, 49152), torch.bfloat16, torch.bfloat16, "pipelined<{}, 4, 3>"),
+        ((2048, 45056), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 4, 2>"),
+        ((2048, 46080), torch.bfloat16, torch.bfloat16, "pipelined<{}, 3, 4>"),
+        ((157, 49152), torch.bfloat16, torch.float32, "pipelined<{}, 3, 4>"),
+        ((156, 49152), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 4, 1>"),
+        ((2048, 49216), torch.bfloat16, torch.bfloat16, "pipelined<{}, 4, 4>"),
         ((2048, 65536), torch.bfloat16, torch.bfloat16, "pipelined<{}, 4, 4>"),
         ((121, 65536), torch.float16, torch.float16, "pipelined<{}, 4, 4>"),
         ((120, 65536), torch.float16, torch.float16, "wide<{}, 256, 4, 1>"),
         ((2048, 65536), torch.bfloat16, torch.float32, "pipelined<{}, 4, 4>"),
+        ((1024, 65600), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 8, 2>"),
+        ((89, 81920), torch.bfloat16, torch.bfloat16, "pipelined<{}, 5, 4>"),
+        ((88, 81920), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 8, 1>"),
+        ((1024, 81920), torch.bfloat16, torch.float32, "wide<{}, 192, 8, 2>"),
         ((2048, 131072), torch.bfloat16, torch.bfloat16, "pipelined<{}, 8, 4>"),
         ((2048, 131072), torch.bfloat16, torch.float32, "wide<{}, 256, 8, 2>"),
         ((2048, 131136), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 8, 1>"),
@@ -424,7 +433,8 @@ CODE = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32:
         ((2048, 262208), torch.bfloat16, torch.bfloat16, "wide<{}, 256, 8, 1>"),
         ((2048, 16384), torch.float32, torch.float32, "wide<{}, 256, 2, 2>"),
         ((2048, 16388), torch.float32, torch.float32, "wide<{}, 192, 4, 2>"),
-        ((2048, 16448), torch.float32, torch.float32, "pipelined<{}, 4, 3>"),
+        ((2048, 16448), torch.float32, torch.float32, "pipelined<{}, 3, 3>"),
+        ((1024, 40960), torch.float32, torch.float32, "pipelined<{}, 5, 4>"),
         ((2048, 65536), torch.float32, torch.float32, "pipelined<{}, 8, 4>"),
     ],
 )
@@ -531,7 +541,7 @@ def test_the_wide_cuda_kernel_compiles(arch):
 @pytest.mark.parametrize("arch", ARCHS)
 def test_the_pipelined_cuda_kernel_compiles(arch):
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
-        for packs in (2049, 4096, 4097, 8192, 16384, 32768):
+        for packs in (2049, 4096, 4097, 6144, 8192, 8193, 10240, 16384, 32768):
             facts = forward_facts((400, packs * 16 // dtype.itemsize), dtype)
             compiles(layer_norm, facts, arch, "cuda:pipelined")
 

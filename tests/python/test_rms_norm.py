@@ -141,7 +141,7 @@ def test_an_odd_storage_offset(dtype, device):
 # bfloat16: the fewest rows that clusters of 4 and of 8 take turns with, and one less; the first and
 # the last lengths; rows that are not whole lines of 128 bytes. float32: half the length.
 PIPELINED = [(121, 61440), (120, 61440), (131, 65472), (131, 65528), (61, 121920), (60, 121920)]
-PIPELINED += [(70, 128256), (61, 131072)]
+PIPELINED += [(70, 128256), (61, 131072), (131, 32776), (131, 40968), (61, 65600), (60, 81920)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -403,6 +403,13 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
         ((121, 65536), torch.float32, "pipelined<{}, 4, 4, 1>"),
         ((120, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
         ((1024, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
+        ((1025, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
+        ((2048, 40960), torch.bfloat16, "wide<{}, 320, 2, 1>"),
+        ((2048, 40968), torch.bfloat16, "pipelined<{}, 4, 3, 1>"),
+        ((120, 40968), torch.bfloat16, "wide<{}, 352, 2, 1>"),
+        ((2048, 65600), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
+        ((61, 81920), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
+        ((60, 81920), torch.bfloat16, "wide<{}, 320, 4, 1>"),
         ((2048, 131072), torch.float32, "pipelined<{}, 8, 4, 1>"),
         ((2048, 131072), None, "pipelined<{}, 8, 4, 0>"),
         ((2048, 131136), torch.bfloat16, "wide<{}, 288, 8, 1>"),
