@@ -78,6 +78,15 @@ __device__ Pack<T, N> pack_from_float(const float (&values)[N]) {
   return pack;
 }
 
+// a + b, rounded once, to V.
+template <typename V, typename T, int N>
+__device__ Pack<V, N> sum_of_packs(const Pack<T, N>& a, const Pack<T, N>& b) {
+  float sums[N];
+#pragma unroll
+  for (int j = 0; j < N; ++j) sums[j] = to_float(a.at[j]) + to_float(b.at[j]);
+  return pack_from_float<V>(sums);
+}
+
 // The elements as float, by one instruction each: elements of two bytes are taken out of words.
 template <typename T, int N>
 __device__ void to_floats(float (&to)[N], const Pack<T, N>& pack) {

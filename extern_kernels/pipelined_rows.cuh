@@ -21,6 +21,9 @@
 //
 // Results may replace the rows that they are computed from: a row is written when all blocks have
 // found its statistics, so all of it had been copied.
+//
+// Rows may be sums of those of two tensors: a slot has a chunk of each, which both kinds of warps
+// add up, and the results are the sums, too.
 #pragma once
 
 #include "cluster_sums.cuh"
@@ -45,13 +48,37 @@ struct Place {
   }
 };
 
+// Rows of one tensor; or rows to which those of `residual` are added, which are computed with as V
+// and written to `sum`.
+template <typename T>
+struct OneTensor {
+  using Value = T;
+  static constexpr int kTensors = 1;
+};
+template <typename T, typename V>
+struct Sum {
+  using Value = V;
+  static constexpr int kTensors = 2;
+
+  const T* residual;
+  T* sum;
+};
+
 // The packs of a chunk that a thread has, one every STEP, of which `left` packs are left from its
-// first one on. Where it has none, another pack, lest there is a branch.
-template <int STEP, typename T, int VEC, int COUNT>
-__device__ void load_chunk(Pack<T, VEC> (&group)[COUNT], const uint4* slot, int thread, int left) {
+// first one on. Where it has none, another pack, lest there is a branch. Of two tensors: the sums
+// of these and of the packs `size` after them.
+template <int STEP, typename T, int TENSORS, typename V, int VEC, int COUNT>
+__device__ void load_chunk(Pack<V, VEC> (&group)[COUNT], const uint4* slot, int size, int thread,
+                           int left) {
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i)
-    group[i] = load_shared<T>(slot + (i * STEP < left ? thread + i * STEP : 0));
+  for (int i = 0; i < COUNT; ++i) {
+    const uint4* const from = slot + (i * STEP < left ? thread + i * STEP : 0);
+    const Pack<T, VEC> pack = load_shared<T>(from);
+    if constexpr (TENSORS == 2)
+      group[i] = sum_of_packs<V>(pack, load_shared<T>(from + size));
+    else
+      group[i] = pack;
+  }
 }
 
 // The slots, and the parameters of the block's columns. Bulk copies to other addresses than
@@ -71,13 +98,13 @@ extern __shared__ __align__(128) uint4 ring_memory[];
 //     of_row(of_warps, row, first), what the results of a row are computed from, to all lanes,
 //     where `first` is set for one thread of the cluster; and result(pack, of_row, p), of pack p of
 //     the block.
-template <int RANKS, int EACH, int MOST_SLOTS, typename T, typename Op>
+template <int RANKS, int EACH, int MOST_SLOTS, typename T, typename Op, typename Of = OneTensor<T>>
 __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, int slots, int size,
-                               int n) {
+                               int n, Of of = {}) {
   using Team = opaq::Team<RANKS, kPipelinedThreads>;
   if constexpr (Team::kRanks == RANKS) {
     constexpr int VEC = 16 / sizeof(T), WARPS = RANKS * kAdding;
-    constexpr int BUFFERS = 2 * (MOST_SLOTS / kChunks);
+    constexpr int BUFFERS = 2 * (MOST_SLOTS / kChunks), TENSORS = Of::kTensors;
     __shared__ Arrivals filled[MOST_SLOTS], freed[MOST_SLOTS], parameters, arrived[BUFFERS];
     __shared__ Pack<float, 2> of_warps[BUFFERS][WARPS];
     if (threadIdx.x == 0) {
@@ -94,7 +121,7 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
     const int packs = mine.width / VEC, lane = threadIdx.x % 32;
     // A shuffle, so that the compiler knows: one value for all lanes.
     const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);
-    uint4* const kept = ring_memory + slots * size;
+    uint4* const kept = ring_memory + slots * TENSORS * size;
     const auto row_of = [](int turn) { return Team::team() + (long long)turn * Team::teams(); };
     const auto in_chunk = [=](int k) { return packs_of_chunk(k, packs, size); };
     Place place;
@@ -106,9 +133,13 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
             const auto [slot, round] = place;
             const unsigned bytes = in_chunk(k) * 16;
             if (round > 0) freed[slot].wait(round - 1);
-            filled[slot].expect(bytes);
-            const T* const from = x + row_of(turn) * n + mine.first + k * size * VEC;
-            if (bytes > 0) filled[slot].copy(ring_memory + slot * size, from, bytes);
+            filled[slot].expect(TENSORS * bytes);
+            const long long from = row_of(turn) * n + mine.first + k * size * VEC;
+            uint4* const to = ring_memory + slot * TENSORS * size;
+            if (bytes > 0) {
+              filled[slot].copy(to, x + from, bytes);
+              if constexpr (TENSORS == 2) filled[slot].copy(to + size, of.residual + from, bytes);
+            }
           }
           if constexpr (Op::kParameters) {
             // They are needed when the first row has arrived.
@@ -128,8 +159,9 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
         for (int k = 0; k < kChunks; ++k, place.next(slots)) {
           filled[place.slot].wait(place.round);
           const int left = in_chunk(k) - thread;
-          Pack<T, VEC> group[EACH];
-          load_chunk<STEP>(group, ring_memory + place.slot * size, thread, left);
+          Pack<typename Of::Value, VEC> group[EACH];
+          load_chunk<STEP, T, TENSORS>(group, ring_memory + place.slot * TENSORS * size, size,
+                                       thread, left);
           adding.template add<STEP>(found, group, left);
         }
         const float2 of_warp = adding.of_warp(found);
@@ -152,16 +184,22 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
         for (int k = 0; k < kChunks; ++k, place.next(slots)) {
           filled[place.slot].wait(place.round);
           const int left = in_chunk(k) - thread;
-          Pack<T, VEC> group[COUNT];
-          load_chunk<STEP>(group, ring_memory + place.slot * size, thread, left);
+          Pack<typename Of::Value, VEC> group[COUNT];
+          load_chunk<STEP, T, TENSORS>(group, ring_memory + place.slot * TENSORS * size, size,
+                                       thread, left);
           __syncwarp();
           if (lane == 0) freed[place.slot].arrive();
 #pragma unroll
           for (int i = 0; i < COUNT; ++i) {
             const bool exists = i * STEP < left;
             const int p = exists ? k * size + thread + i * STEP : 0;
-            store_if(exists, y + row * n + mine.first + p * VEC,
-                     writing.result(group[i], of_row, p));
+            const long long to = row * n + mine.first + p * VEC;
+            if constexpr (TENSORS == 2) {
+              float v[VEC];
+              to_floats(v, group[i]);
+              store_if(exists, of.sum + to, pack_from_float<T>(v));
+            }
+            store_if(exists, y + to, writing.result(group[i], of_row, p));
           }
         }
       }

@@ -102,12 +102,15 @@ _RESIDENT = {2: 66, 3: 39, 4: 30, 5: 22, 8: 15, 16: 7}
 @dataclasses.dataclass(frozen=True)
 class Pipelined:
     """What declares a kernel of pipelined_rows.cuh. packs: of a row; sharing: how many blocks may
-    share one, ascending; kept: bytes of parameters for each pack of a block, in shared memory."""
+    share one, ascending; kept: bytes of parameters for each pack of a block, in shared memory;
+    tensors: whose sum a row is, one or two; ring: KB of shared memory for chunks of rows."""
 
     packs: str
     rows: str
     sharing: tuple[int, ...]
     kept: str = "0"
+    tensors: int = 1
+    ring: int = 96  # with more, an H200 was slower for rows of one tensor
 
     def _by_length(self, values: list[int]) -> str:
         """A value for each of `sharing`: that of the fewest blocks with up to 2048 packs each."""
@@ -132,8 +135,8 @@ class Pipelined:
 
     @property
     def slots(self) -> str:
-        """Chunks that a block holds: 96 KB of them (with more, an H200 was slower), at most ten."""
-        return f"min(10, 6 * 1024 // {self.chunk})"
+        """Chunks that a block holds: what the ring has place for, at most ten."""
+        return f"min(10, {self.ring * 64 // self.tensors} // {self.chunk})"
 
     @property
     def template(self) -> str:
@@ -148,7 +151,7 @@ class Pipelined:
     @property
     def shared(self) -> str:
         kept = f"ceil_div({self.packs}, {self.ranks}) * ({self.kept})"
-        return f"16 * {self.chunk} * {self.slots} + {kept}"
+        return f"{16 * self.tensors} * {self.chunk} * {self.slots} + {kept}"
 
     @property
     def launch(self) -> dict[str, Any]:

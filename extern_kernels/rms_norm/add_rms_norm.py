@@ -15,7 +15,7 @@ import opaq
 
 from .. import rows
 from ..rows import CPU, CUDA, DTYPES, FLOAT, HELD, ITEMS, LANES, PACKS, ROWS
-from .rms_norm import OFFSET, WEIGHT, gradients, rms_norm_reference
+from .rms_norm import KEPT, OFFSET, WEIGHT, gradients, rms_norm_reference
 
 add_rms_norm = opaq.op(
     "opaq_kernels::add_rms_norm(Tensor x, Tensor residual, Tensor? weight, float eps=1e-6, "
@@ -44,6 +44,26 @@ add_rms_norm.cuda(
 # Wider rows: clusters of up to 8 blocks, of as few threads as have all packs if each has 8.
 _RANKS = rows.sharing(PACKS, HELD)
 _THREADS = rows.fitting(PACKS, _RANKS, 8)
+# Few of these rows, of 16 bits, but enough for clusters to take turns with: clusters of 8 blocks
+# that work on several rows at once (rms_norm_pipelined.cu), where the kernel below has blocks for
+# one wave and a part of another. (float32, more rows, and much shorter chunks were not measured.)
+_PIPELINED = rows.Pipelined(PACKS, ROWS, (8,), KEPT, tensors=2, ring=160)
+add_rms_norm.cuda(
+    name="cuda:pipelined",
+    source=opaq.file("rms_norm_pipelined.cu"),
+    entry=f"add_rms_norm_pipelined<{DTYPES}, {_PIPELINED.template}, {{{WEIGHT}}}, "
+    "{float32 if unrounded else x.dtype}>",
+    **_PIPELINED.launch,
+    args=f"{_ARGS}, {ROWS}, {_PIPELINED.args}, x.size(-1), eps, offset",
+    requires=[
+        *CUDA,
+        *_REQUIRES,
+        *_ALIGNED,
+        *_PIPELINED.requires,
+        f"x.itemsize == 2 and {ROWS} <= 512 and {_PIPELINED.chunk} >= 384",
+    ],
+    priority=1,
+)
 add_rms_norm.cuda(
     name="cuda:shared",
     source=opaq.file("rms_norm.cu"),

@@ -29,14 +29,6 @@ namespace {
 // What is normalized: x, x + residual as it is rounded, or before.
 enum Sum { kNone, kRounded, kUnrounded };
 
-template <int N, typename T>
-__device__ Pack<T, N> sum_of(const Pack<T, N>& a, const Pack<T, N>& b) {
-  float sums[N];
-#pragma unroll
-  for (int j = 0; j < N; ++j) sums[j] = to_float(a.at[j]) + to_float(b.at[j]);
-  return opaq::pack_from_float<T>(sums);
-}
-
 // residual, sum: null, if there is no sum. RANKS blocks of LANES threads share a row, if there are
 // more.
 template <typename T, typename W, int LANES, int ITEMS, int RANKS, Sum SUM, int WEIGHT>
@@ -80,7 +72,7 @@ __device__ void normalize(T* y, T* sum, float* rstd, const T* x, const T* residu
     const int column = (k * LANES + threadIdx.x) * VEC;
     if (!live || column >= mine.width) continue;
     if constexpr (ADD) {
-      const Pack<T, VEC> rounded = sum_of(held[k], more[k]);
+      const Pack<T, VEC> rounded = opaq::sum_of_packs<T>(held[k], more[k]);
       opaq::store<VEC>(sum + at + column, rounded);
       if constexpr (SUM == kRounded) held[k] = rounded;
     }

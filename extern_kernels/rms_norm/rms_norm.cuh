@@ -14,8 +14,8 @@ __device__ float sum_of_squares(const opaq::Pack<T, N>& pack) {
   return sum;
 }
 
-template <int WEIGHT, int N, typename T, typename W>
-__device__ opaq::Pack<T, N> scaled(const opaq::Pack<T, N>& pack, const opaq::Pack<W, N>& weight,
+template <int WEIGHT, typename T, int N, typename V, typename W>
+__device__ opaq::Pack<T, N> scaled(const opaq::Pack<V, N>& pack, const opaq::Pack<W, N>& weight,
                                    float scale, float offset) {
   float y[N], w[N];
   opaq::to_floats(y, pack);

@@ -73,9 +73,8 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 # or 8 blocks that work on several rows at once (rms_norm_pipelined.cu), each block on up to 2048
 # packs of a row, whose weights it keeps. Few rows are left to the kernel above, of which more
 # blocks are resident.
-_PIPELINED = rows.Pipelined(
-    PACKS, ROWS, (4, 8), "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
-)
+KEPT = "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
+_PIPELINED = rows.Pipelined(PACKS, ROWS, (4, 8), KEPT)
 # Where the kernel above was slower: in 16 bits (float32 was not measured), rows of more than 8192
 # packs; of fewer, those that are not whole lines of 128 bytes, and few rows, unless blocks have far
 # fewer packs than they could have.

@@ -1,4 +1,4 @@
-// RMSNorm forward for many wide rows, which are computed as ../pipelined_rows.cuh says: the
+// RMSNorm forward for many wide rows, or sums of rows, computed as ../pipelined_rows.cuh says: the
 // formulas and rules of rms_norm.cu. A block keeps the weights of its columns in shared memory.
 #include "../pipelined_rows.cuh"
 #include "rms_norm.cuh"
@@ -27,8 +27,8 @@ struct RmsNorm {
   struct Adding {
     __device__ Adding(const RmsNorm&, int) {}
     __device__ float nothing() const { return 0; }
-    template <int STEP, int COUNT>
-    __device__ void add(float& found, const Pack<T, VEC> (&group)[COUNT], int left) const {
+    template <int STEP, typename V, int COUNT>
+    __device__ void add(float& found, const Pack<V, VEC> (&group)[COUNT], int left) const {
 #pragma unroll
       for (int i = 0; i < COUNT; ++i) {
         const float sum = sum_of_squares(group[i]);
@@ -52,10 +52,11 @@ struct RmsNorm {
       if (first) op.rstd[row] = scale;
       return scale;
     }
-    __device__ Pack<T, VEC> result(const Pack<T, VEC>& pack, float scale, int p) const {
+    template <typename V>
+    __device__ Pack<T, VEC> result(const Pack<V, VEC>& pack, float scale, int p) const {
       const Pack<W, VEC> none = opaq::filled<VEC>(opaq::from_float<W>(0));
       const auto w = WEIGHT ? opaq::load_shared<W, VEC>(weights + p * WORDS) : none;
-      return scaled<WEIGHT>(pack, w, scale, op.offset);
+      return scaled<WEIGHT, T>(pack, w, scale, op.offset);
     }
   };
 };
@@ -68,4 +69,15 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(opaq::kPipelinedThreads, 1
                        int size, int n, float eps, float offset) {
   const RmsNorm<T, W, RANKS, WEIGHT> op{rstd, weight, n, eps, offset};
   opaq::pipelined_rows<RANKS, EACH, 10>(op, y, x, rows, slots, size, n);
+}
+
+// V: float, or T, if what is normalized is the sum as it is rounded.
+template <typename T, typename W, int RANKS, int EACH, int WEIGHT, typename V>
+__global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(opaq::kPipelinedThreads, 1)
+    add_rms_norm_pipelined(T* y, T* sum, float* rstd, const T* x, const T* residual,
+                           const W* weight, long long rows, int slots, int size, int n, float eps,
+                           float offset) {
+  const RmsNorm<T, W, RANKS, WEIGHT> op{rstd, weight, n, eps, offset};
+  const opaq::Sum<T, V> of{residual, sum};
+  opaq::pipelined_rows<RANKS, EACH, 10>(op, y, x, rows, slots, size, n, of);
 }

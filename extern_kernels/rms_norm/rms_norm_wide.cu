@@ -60,7 +60,7 @@ __global__ void OPAQ_CLUSTER(RANKS) __launch_bounds__(THREADS, 1024 / THREADS)
 #pragma unroll
         for (int j = 0, i = first; j < TOGETHER; ++j, ++i)
           opaq::store_if(mine.has(p, i), to + at + i * STEP * VEC,
-                         scaled<WEIGHT>(group[i], w[j], scale, offset));
+                         scaled<WEIGHT, T>(group[i], w[j], scale, offset));
       }
     };
     for (p -= GROUP; p >= rest; p -= GROUP) {

@@ -171,8 +171,8 @@ def misfits(op, facts, arch: str, implementation: str) -> list[str]:
     return found["why_not"].split("; ")
 
 
-def is_served_by(op, facts, entry: str) -> None:
-    """cuda:pipelined, or cuda:wide, serves a call on an H200 by this kernel, which compiles."""
+def is_served_by(op, facts, entry: str, otherwise: str = "cuda:wide") -> None:
+    """cuda:pipelined, or another, serves a call on an H200 by this kernel, which compiles."""
     reasons = misfits(op, facts, "sm_90a", "cuda:pipelined")
     if "_pipelined<" in entry:  # all is as it must be but for what only a launch knows
         assert len(reasons) == 1
@@ -181,7 +181,7 @@ def is_served_by(op, facts, entry: str) -> None:
     else:
         assert len(reasons) > 1
         name, launch = serving(op, facts, "sm_90a")
-        assert (name, launch["entry"]) == ("cuda:wide", entry)
+        assert (name, launch["entry"]) == (otherwise, entry)
 
 
 def compiles(op, facts, arch: str, implementation: str) -> None:

@@ -14,9 +14,11 @@ from kernel_checks import (
     compiles,
     cuda,
     gradients,
+    is_served_by,
     of_one_dtype,
     plan,
     refuses,
+    serving,
 )
 
 from opaq.extern_kernels import add_rms_norm, rms_norm_backward
@@ -104,6 +106,30 @@ def test_what_is_normalized_before_it_is_rounded(shape, dtype, device):
         large = torch.full_like(x, torch.finfo(dtype).max)
         y, _, rstd = add_rms_norm(large, large, weight, unrounded=True)
         assert y.isfinite().all() == (dtype == torch.float16 or not y.numel())
+
+
+# The fewest rows that clusters take turns with, and one less; the most, and one more; the
+# first and the last length; rows that are not whole lines of 128 bytes.
+PIPELINED = [(61, 65536), (60, 65536), (131, 48136), (131, 65544), (70, 131072), (512, 48136)]
+PIPELINED += [(513, 48136)]
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("shape", PIPELINED)
+def test_some_wide_rows(shape, dtype, device):
+    rows, length = shape if device == "cuda" else (9, shape[1])
+    x, residual, weight = make((rows, length), dtype, device)
+    for given, offset in ((weight, 0.0), (weight.float(), 1.0), (None, 0.0)):
+        for unrounded in (False, True):
+            results = add_rms_norm(x, residual, given, 1e-6, offset, unrounded)
+            assert torch.equal(results[1], x + residual)
+            exact = x.double() + residual.double() if unrounded else results[1].double()
+            scale = torch.rsqrt(exact.square().mean(-1) + 1e-6)
+            close(results[2], scale)
+            factor = 1 if given is None else given.double() + offset
+            close(results[0], exact * scale.unsqueeze(-1) * factor)
+            again = add_rms_norm(x, residual, given, 1e-6, offset, unrounded)
+            assert all(torch.equal(*both) for both in zip(results, again))
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -197,6 +223,49 @@ def test_cuda_plan(shape, dtype, entry, grid, block):
         assert chosen["entry"] == of_one_dtype(f"{entry[:-1]}, {str(differs).lower()}>")
     assert list(chosen["grid"]) == [grid, 1, 1]
     assert list(chosen["block"]) == [*block, 1]
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "way"),
+    [
+        ((61, 65536), torch.bfloat16, "_pipelined<{}, 8, 2, 1"),
+        ((60, 65536), torch.bfloat16, "_shared<{}, 256, 8, 4, 1"),
+        ((512, 65536), torch.float32, "_pipelined<{}, 8, 2, 1"),
+        ((513, 65536), torch.bfloat16, "_shared<{}, 256, 8, 4, 1"),
+        ((128, 48128), torch.bfloat16, "_shared<{}, 192, 8, 4, 1"),
+        ((128, 48136), None, "_pipelined<{}, 8, 2, 0"),
+        ((128, 81920), torch.float32, "_pipelined<{}, 8, 3, 1"),
+        ((128, 131072), torch.bfloat16, "_pipelined<{}, 8, 4, 1"),
+        ((128, 131072), torch.float32, "_shared<{}, 256, 8, 8, 1"),
+    ],
+)
+def test_few_wide_rows_are_pipelined_where_shared_memory_suffices(shape, weight, way):
+    x, given = cuda(shape), None if weight is None else cuda(shape[-1:], weight)
+    types = f"__nv_bfloat16, {'float' if weight == torch.float32 else '__nv_bfloat16'}"
+    for unrounded in (False, True):
+        value = "float" if unrounded else "__nv_bfloat16"
+        last = value if "pipelined" in way else str(unrounded).lower()
+        entry = f"add_rms_norm{way.format(types)}, {last}>"
+        is_served_by(add_rms_norm, (x, x, given, 1e-6, 0, unrounded), entry, "cuda:shared")
+
+
+def test_other_devices_and_float32_have_another_kernel_for_few_wide_rows():
+    half = torch.bfloat16
+    for arch, dtype in (("sm_80", half), ("sm_120", half), ("sm_90a", torch.float32)):
+        length = 131072 // dtype.itemsize
+        x, weight = cuda((128, length), dtype), cuda((length,), dtype)
+        assert serving(add_rms_norm, (x, x, weight, 1e-6), arch)[0] == "cuda:shared"
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_pipelined_cuda_kernel_compiles(arch):
+    for dtype in (torch.float16, torch.bfloat16):
+        for length in (48136, 81920, 131072):
+            x = cuda((128, length), dtype)
+            for weight in (None, cuda((length,), dtype), cuda((length,), torch.float32)):
+                for unrounded in (False, True):
+                    facts = (x, x, weight, 1e-6, 0, unrounded)
+                    compiles(add_rms_norm, facts, arch, "cuda:pipelined")
 
 
 @pytest.mark.parametrize("arch", ARCHS)
