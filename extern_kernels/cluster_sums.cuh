@@ -83,11 +83,11 @@ class Arrivals {
         "r"(phase & 1)
         : "memory");
   }
-  // Sends N (1, 2) values to block `rank` of the cluster: to the place that `to` has there, and as
-  // bytes of this object there.
+  // Sends N (1, 2, 4) values to block `rank` of the cluster: to the place that `to` has there, and
+  // as bytes of this object there.
   template <int N>
   __device__ void send(const Pack<float, N>* to, const float (&values)[N], int rank) {
-    static_assert(N == 1 || N == 2);
+    static_assert(N == 1 || N == 2 || N == 4);
     unsigned there, word;
     asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(there) : "r"(shared_address(to)), "r"(rank));
     asm("mapa.shared::cluster.u32 %0, %1, %2;"
@@ -97,6 +97,13 @@ class Arrivals {
       asm volatile(
           "st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];" ::"r"(there),
           "r"(__float_as_uint(values[0])), "r"(word)
+          : "memory");
+    else if constexpr (N == 4)
+      asm volatile(
+          "st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1, %2, %3, %4}, "
+          "[%5];" ::"r"(there),
+          "r"(__float_as_uint(values[0])), "r"(__float_as_uint(values[1])),
+          "r"(__float_as_uint(values[2])), "r"(__float_as_uint(values[3])), "r"(word)
           : "memory");
     else
       asm volatile(

@@ -8,6 +8,9 @@
 // bias, are in registers, and so is the weight, if its dtype is that of x; else it is in shared
 // memory. This is so with ITEMS 4.
 //
+// ITEMS 2: two rows at a time take the place of one. Their sums are sent together, so that blocks
+// wait for each other half as often as with rows of 2 packs a thread one at a time.
+//
 // ITEMS 8: rows that are wider than the rings of a cluster are copied to them twice, the second
 // time from the L2 cache, to be added up and to be written; a row is written before the next one is
 // added up. The weight is read from global memory. Registers do not hold sums for both weight and
@@ -39,8 +42,9 @@ struct NormBackward {
 
 template <typename T, typename W, int THREADS, int RANKS, bool RMS, bool ADD, int ITEMS, int STAGES>
 __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
-  static_assert(ITEMS == 4 || ITEMS == 8);
+  static_assert(ITEMS == 2 || ITEMS == 4 || ITEMS == 8);
   constexpr bool TWICE = ITEMS == 8;
+  constexpr int TOGETHER = ITEMS == 2 ? 2 : 1;  // rows of a turn
   constexpr int VEC = 16 / sizeof(T), WARPS = THREADS / 32, COUNT = RMS ? 1 : 2;
   constexpr int EACH = 2, UNIT = 2 * EACH * 32;  // packs of a lane; of x, then of grad_y
   constexpr int UNITS = ITEMS / EACH;
@@ -50,13 +54,13 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   constexpr bool HELD = !TWICE && is_same<T, W>;  // registers hold the weight
   constexpr bool SHARED = !TWICE && !HELD;        // shared memory does
   constexpr int WIDE = sizeof(W) / sizeof(T);     // 16-byte words of a pack of the weight
-  static_assert(TWICE || STAGES >= 2 * UNITS, "two rows are in the ring at once");
-  __shared__ ClusterSums<RANKS, WARPS, COUNT> sums_of_row;
+  static_assert(TWICE || STAGES >= 2 * TOGETHER * UNITS, "two turns are in the ring at once");
+  __shared__ ClusterSums<RANKS, WARPS, COUNT * TOGETHER> sums_of_turn;
   __shared__ Arrivals filled[WARPS][STAGES];
   const int lane = threadIdx.x % 32, rank = Team<RANKS, THREADS>::rank();
   const int warp = __shfl_sync(~0u, threadIdx.x / 32, 0);  // so that the compiler knows: one value
   if (threadIdx.x == 0) {
-    sums_of_row.begin();
+    sums_of_turn.begin();
     for (auto& of_warp : filled)
       for (auto& each : of_warp) each.begin();
     Arrivals::begun();
@@ -75,8 +79,9 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   uint4* const weights = slots_memory + WARPS * STAGES * UNIT + threadIdx.x;  // SHARED
 
   // Fills a unit of the ring with the next unit of rows.
-  const int turns = of.end > of.begin ? of.end - of.begin : 0;
-  int next_unit = 0, rows_left = turns;
+  const int rows = of.end > of.begin ? of.end - of.begin : 0;
+  const int turns = (rows + TOGETHER - 1) / TOGETHER;
+  int next_unit = 0, rows_left = rows;
   bool second = false;
   long long next_at = of.begin * of.n + first * VEC;
   const auto fill = [&](int unit) {
@@ -129,11 +134,20 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   struct Statistics {
     float mean = 0, scale = 0;
   };
-  const auto statistics = [&](int turn) {
-    const long long row = of.begin + turn;
-    return turn < turns ? Statistics{RMS ? 0 : of.mean[row], of.rstd[row]} : Statistics();
+  struct OfTurn {
+    Statistics row[TOGETHER];
   };
-  Statistics next = statistics(0);
+  const auto statistics = [&](int turn) {
+    OfTurn found;
+#pragma unroll
+    for (int r = 0; r < TOGETHER; ++r) {
+      const int at = turn * TOGETHER + r;
+      const long long row = of.begin + at;
+      if (at < rows) found.row[r] = {RMS ? 0 : of.mean[row], of.rstd[row]};
+    }
+    return found;
+  };
+  OfTurn next = statistics(0);
   float of_rows[SUMS][ITEMS][VEC] = {};
   int arriving = 0, written = 0;  // units of the ring: that is waited for, and written next
   unsigned phase = 0;             // of the first
@@ -141,87 +155,109 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     if (++arriving == STAGES) arriving = 0, ++phase;
   };
   const auto sum = [&](int turn) {
-    const Statistics at = next;
+    const OfTurn of_turn = next;
     next = statistics(turn + 1);
-    float dots[COUNT] = {};  // the last: of grad_y * weight * v, v being x - mean
+    float dots[TOGETHER * COUNT] = {};  // the last of a row: of grad_y * weight * v, v = x - mean
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-      if (i % EACH == 0) filled[warp][arriving].wait(phase);
-      if (exists(i)) {
-        const uint4* const slot = ring + arriving * UNIT + i % EACH * 32 + lane;
-        float v[VEC], g[VEC], by[VEC];
-        to_floats(v, load_shared<T>(slot));
-        to_floats(g, load_shared<T>(slot + EACH * 32));
-        weight(by, i);
+    for (int r = 0; r < TOGETHER; ++r) {
+      if (TOGETHER > 1 && turn * TOGETHER + r >= rows) break;
+      const Statistics at = of_turn.row[r];
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          const float gv = g[j] * (RMS ? v[j] : v[j] - at.mean);
-          if (!RMS) dots[0] += g[j] * by[j];
-          dots[COUNT - 1] += gv * (RMS ? by[j] + of.offset : by[j]);
-          of_rows[0][i][j] += gv * at.scale;
-          if (SUMS == 2) of_rows[SUMS - 1][i][j] += g[j];
+      for (int i = 0; i < ITEMS; ++i) {
+        if (i % EACH == 0) filled[warp][arriving].wait(phase);
+        if (exists(i)) {
+          const uint4* const slot = ring + arriving * UNIT + i % EACH * 32 + lane;
+          float v[VEC], g[VEC], by[VEC];
+          to_floats(v, load_shared<T>(slot));
+          to_floats(g, load_shared<T>(slot + EACH * 32));
+          weight(by, i);
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            const float gv = g[j] * (RMS ? v[j] : v[j] - at.mean);
+            if (!RMS) dots[r * COUNT] += g[j] * by[j];
+            dots[r * COUNT + COUNT - 1] += gv * (RMS ? by[j] + of.offset : by[j]);
+            of_rows[0][i][j] += gv * at.scale;
+            if (SUMS == 2) of_rows[SUMS - 1][i][j] += g[j];
+          }
         }
-      }
-      if (i % EACH == EACH - 1) {
-        if (TWICE) refill(arriving);
-        arrived();
+        if (i % EACH == EACH - 1) {
+          if (TWICE) refill(arriving);
+          arrived();
+        }
       }
     }
-    sums_of_row.give(dots, turn, rank);
-    return at;
+    sums_of_turn.give(dots, turn, rank);
+    return of_turn;
   };
-  const auto write = [&](int turn, const Statistics& at) {
-    const long long row = of.begin + turn, begin = row * of.n;
-    const float of_mean = RMS ? 0 : element_or(of.grad_mean, row, 0);
-    const float of_scale = element_or(of.grad_rstd, row, 0), scale = at.scale;
+  const auto write = [&](int turn, const OfTurn& of_turn) {
+    float of_mean[TOGETHER] = {}, of_scale[TOGETHER] = {}, dots[TOGETHER * COUNT];
+    const long long first_row = of.begin + turn * TOGETHER;
+#pragma unroll
+    for (int r = 0; r < TOGETHER; ++r) {
+      if (TOGETHER > 1 && turn * TOGETHER + r >= rows) break;
+      if (!RMS) of_mean[r] = element_or(of.grad_mean, first_row + r, 0);
+      of_scale[r] = element_or(of.grad_rstd, first_row + r, 0);
+    }
     Pack<T, VEC> more[AHEAD];
+    const auto add_ahead = [&](int r) {
 #pragma unroll
-    for (int i = 0; ADD && !TWICE && i < ITEMS; ++i)
-      if (exists(i)) more[i % AHEAD] = load_at_once<VEC>(of.added + begin + column(i));
-    float dots[COUNT];
-    sums_of_row.take(dots, turn);
-    const float shift = RMS ? 0 : (dots[0] * scale - of_mean) / of.n;
-    const float pull = (dots[COUNT - 1] + of_scale) * scale * scale * scale / of.n;
+      for (int i = 0; ADD && !TWICE && i < ITEMS; ++i)
+        if (exists(i))
+          more[i % AHEAD] = load_at_once<VEC>(of.added + (first_row + r) * of.n + column(i));
+    };
+    add_ahead(0);
+    sums_of_turn.take(dots, turn);
 #pragma unroll
-    for (int i = 0; i < ITEMS; ++i) {
-      if (TWICE && i % EACH == 0) filled[warp][arriving].wait(phase);
-      if (exists(i)) {
-        const uint4* const slot = ring + (TWICE ? arriving : written) * UNIT + i % EACH * 32 + lane;
-        float v[VEC], out[VEC], by[VEC];
-        to_floats(v, load_shared<T>(slot));
-        to_floats(out, load_shared<T>(slot + EACH * 32));
-        weight(by, i);
+    for (int r = 0; r < TOGETHER; ++r) {
+      if (TOGETHER > 1 && turn * TOGETHER + r >= rows) break;
+      if (r > 0) add_ahead(r);
+      const Statistics at = of_turn.row[r];
+      const float scale = at.scale, dot = dots[r * COUNT + COUNT - 1];
+      const long long begin = (first_row + r) * of.n;
+      const float shift = RMS ? 0 : (dots[r * COUNT] * scale - of_mean[r]) / of.n;
+      const float pull = (dot + of_scale[r]) * scale * scale * scale / of.n;
 #pragma unroll
-        for (int j = 0; j < VEC; ++j) {
-          if (RMS)
-            out[j] = out[j] * (by[j] + of.offset) * scale - v[j] * pull;
-          else
-            out[j] = out[j] * by[j] * scale - shift - (v[j] - at.mean) * pull;
+      for (int i = 0; i < ITEMS; ++i) {
+        if (TWICE && i % EACH == 0) filled[warp][arriving].wait(phase);
+        if (exists(i)) {
+          const int unit = TWICE ? arriving : written;
+          const uint4* const slot = ring + unit * UNIT + i % EACH * 32 + lane;
+          float v[VEC], out[VEC], by[VEC];
+          to_floats(v, load_shared<T>(slot));
+          to_floats(out, load_shared<T>(slot + EACH * 32));
+          weight(by, i);
+#pragma unroll
+          for (int j = 0; j < VEC; ++j) {
+            if (RMS)
+              out[j] = out[j] * (by[j] + of.offset) * scale - v[j] * pull;
+            else
+              out[j] = out[j] * by[j] * scale - shift - (v[j] - at.mean) * pull;
+          }
+          if (ADD) {
+            if (TWICE) more[0] = load_at_once<VEC>(of.added + begin + column(i));
+            to_floats(v, more[i % AHEAD]);
+#pragma unroll
+            for (int j = 0; j < VEC; ++j) out[j] += v[j];
+          }
+          store_at_once<VEC>(of.grad_x + begin + column(i), pack_from_float<T>(out));
         }
-        if (ADD) {
-          if (TWICE) more[0] = load_at_once<VEC>(of.added + begin + column(i));
-          to_floats(v, more[i % AHEAD]);
-#pragma unroll
-          for (int j = 0; j < VEC; ++j) out[j] += v[j];
+        if (i % EACH == EACH - 1) {
+          refill(TWICE ? arriving : written);
+          if (TWICE) arrived();
+          if (++written == STAGES) written = 0;
         }
-        store_at_once<VEC>(of.grad_x + begin + column(i), pack_from_float<T>(out));
-      }
-      if (i % EACH == EACH - 1) {
-        refill(TWICE ? arriving : written);
-        if (TWICE) arrived();
-        if (++written == STAGES) written = 0;
       }
     }
   };
   if (TWICE) {
     for (int turn = 0; turn < turns; ++turn) write(turn, sum(turn));
   } else if (turns > 0) {
-    Statistics at = sum(0);
+    OfTurn of_turn = sum(0);
     for (int turn = 0; turn < turns; ++turn) {
-      Statistics at_next = at;
-      if (turn + 1 < turns) at_next = sum(turn + 1);
-      write(turn, at);
-      at = at_next;
+      OfTurn of_next = of_turn;
+      if (turn + 1 < turns) of_next = sum(turn + 1);
+      write(turn, of_turn);
+      of_turn = of_next;
     }
   }
 

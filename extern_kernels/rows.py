@@ -221,7 +221,9 @@ MOST_BLOCKS_OF_WIDE = 128  # whose sums are long: to be written, and added up
 # clusters are resident, 30 or 15; one more would start when the others have ended. Few rows are
 # given to so many clusters, since each has sums to write. Many rows are given to four times as
 # many: a device on which fewer clusters are resident would take twice as long with a second wave of
-# a few, but takes only a quarter longer with a fifth wave.
+# a few, but takes only a quarter longer with a fifth wave. Few rows for which this was faster are
+# given to half as many: two at a time, to clusters of 8 blocks or, above 8192 packs, of 16, seven
+# of which are resident.
 MOST_PACKS_PIPELINED = 8 * 4096
 RANKS_PIPELINED = sharing(PACKS, 1024)
 MANY_ROWS = 4096
@@ -230,21 +232,22 @@ _PIPELINED = f"({PACKS} > {HELD_BACKWARD} and {PACKS} <= {MOST_PACKS_PIPELINED})
 SHARES = f"({RANKS_PIPELINED} if x.size(-1) * x.itemsize % 16 == 0 and {_PIPELINED} else 1)"
 
 
-def blocks(narrow: int) -> str:
+def blocks(narrow: int, two_rows: str) -> str:
     """Blocks of consecutive rows, each with partial sums of the gradients of parameters. Rows are
     wide that have more than `narrow` packs, and so few that the kernels for aligned rows take
-    them."""
+    them. two_rows: whether those of clusters are taken two at a time."""
     clusters = f"(60 if {PACKS} <= 4096 else 30 if {PACKS} <= 8192 else 15)"
+    few = f"((15 if {PACKS} <= 8192 else 7) if ({two_rows}) else {clusters})"
     most = (
         f"{MOST_BLOCKS} if x.size(-1) * x.itemsize % 16 != 0 or {PACKS} <= {narrow} "
         f"or {PACKS} > {MOST_PACKS_PIPELINED} else "
         f"{MOST_BLOCKS_OF_WIDE} if {PACKS} <= {HELD_BACKWARD} else "
-        f"{clusters} * (4 if {ROWS} >= {MANY_ROWS} else 1)"
+        f"4 * {clusters} if {ROWS} >= {MANY_ROWS} else {few}"
     )
     return f"min(ceil_div({ROWS}, 4), ({most}))"
 
 
-def _most_blocks(rows: int, x: torch.Tensor, narrow: int) -> int:
+def _most_blocks(rows: int, x: torch.Tensor, narrow: int, two_rows: bool) -> int:
     """The most that `blocks` gives."""
     packs, rest = divmod(x.size(-1) * x.itemsize, 16)
     if rest or packs <= narrow or packs > MOST_PACKS_PIPELINED:
@@ -252,7 +255,9 @@ def _most_blocks(rows: int, x: torch.Tensor, narrow: int) -> int:
     if packs <= HELD_BACKWARD:
         return MOST_BLOCKS_OF_WIDE
     clusters = 60 if packs <= 4096 else 30 if packs <= 8192 else 15
-    return clusters * (4 if rows >= MANY_ROWS else 1)
+    if rows >= MANY_ROWS:
+        return 4 * clusters
+    return (15 if packs <= 8192 else 7) if two_rows else clusters
 
 
 def per_block(blocks: str) -> str:
@@ -260,10 +265,12 @@ def per_block(blocks: str) -> str:
     return f"ceil_div({ROWS}, max(1, {blocks}))"
 
 
-def sums_by_block(values: torch.Tensor, x: torch.Tensor, narrow: int) -> torch.Tensor:
+def sums_by_block(
+    values: torch.Tensor, x: torch.Tensor, narrow: int, two_rows: bool
+) -> torch.Tensor:
     """[rows, ...] added up over the rows of each of the `blocks`: [blocks, ...]"""
     rows = values.size(0)
-    blocks = min(-(-rows // 4), _most_blocks(rows, x, narrow))
+    blocks = min(-(-rows // 4), _most_blocks(rows, x, narrow, two_rows))
     if not rows:
         return values.new_empty(values.shape)
     per_block = -(-rows // blocks)
@@ -278,6 +285,7 @@ def declare_wide_backward(
     dtypes: str,
     more: str,
     blocks: str,
+    two_rows: str,
     requires: list[str],
     **given: Any,
 ) -> None:
@@ -289,15 +297,18 @@ def declare_wide_backward(
     # Shared memory of a thread, in slots of 16 bytes, of which a block has so many KB in all: for
     # the weight, unless it has the dtype of x, and a ring of units of two packs each of two
     # tensors. In a sweep on an H200, more was better for rows of each length that was measured. A
-    # block has up to 2 KB besides, for sums and for the barriers of its ring.
+    # block has up to 3 KB besides, for sums and for the barriers of its ring.
     held = "(not defined(weight) or weight.dtype == x.dtype)"  # in registers
-    four_weights = f"(0 if {held} else 4 * (weight.itemsize // x.itemsize))"
-    for way, kilobytes, items, weights, longer, longest in [
-        ("one-row", 224, 4, four_weights, 8 * 1024, 8 * 2048),
-        ("one-row-96kb", 96, 4, four_weights, HELD_BACKWARD, 8 * 1024),
-        ("twice-96kb", 96, 8, "0", 8 * 1024, MOST_PACKS_PIPELINED),
+    in_shared = f"(0 if {held} else weight.itemsize // x.itemsize)"  # words for each of its packs
+    two_rows_ranks = f"(8 if {PACKS} <= 8192 else 16)"
+    two_rows_requires = [f"{ROWS} < {MANY_ROWS} and ({two_rows})", "multiprocessors(x) >= 132"]
+    for way, ranks, kilobytes, items, of_weight, longer, longest, more_requires in [
+        ("two-rows", two_rows_ranks, 224, 2, in_shared, 4096, 8 * 2048, two_rows_requires),
+        ("one-row", RANKS_PIPELINED, 224, 4, in_shared, 8 * 1024, 8 * 2048, []),
+        ("one-row-96kb", RANKS_PIPELINED, 96, 4, in_shared, HELD_BACKWARD, 8 * 1024, []),
+        ("twice-96kb", RANKS_PIPELINED, 96, 8, "0", 8 * 1024, MOST_PACKS_PIPELINED, []),
     ]:
-        ranks = RANKS_PIPELINED
+        weights = f"{items} * {of_weight}"
         threads = fitting(PACKS, ranks, items)
         stages = f"(({kilobytes * 64} // {threads} - {weights}) // 4)"
         op.cuda(
@@ -308,9 +319,11 @@ def declare_wide_backward(
             shared=f"(4 * {stages} + {weights}) * {threads} * 16",
             requires=[
                 *requires,
+                *more_requires,
                 f"{PACKS} > {longer} and {PACKS} <= {longest}",
-                *([f"{(kilobytes + 2) * 1024} <= shared_memory(x)"] if kilobytes > 96 else []),
+                *([f"{(kilobytes + 3) * 1024} <= shared_memory(x)"] if kilobytes > 96 else []),
             ],
             priority=1,
+            **({"cluster": ranks} if way == "two-rows" else {}),  # so that 16 are allowed
             **given,
         )

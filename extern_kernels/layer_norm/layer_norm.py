@@ -37,7 +37,12 @@ from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 # One block of wide rows keeps a multiprocessor busy, and its sums, two rows of float32, are to be
 # written and added up: there are no more of them than an H100 or H200 has multiprocessors.
 _NARROW = 512  # the most packs of a narrow row
-_BLOCKS = rows.blocks(_NARROW)
+# Wide rows that norm_backward_pipelined.cuh takes two at a time, as far as this was faster.
+_TWO_ROWS = (
+    f"{PACKS} > 8192 and {PACKS} <= 8 * 2048 if x.dtype == float32 else "
+    f"{PACKS} > 4096 and {PACKS} <= 8192 and defined(weight) and weight.dtype == float32"
+)
+_BLOCKS = rows.blocks(_NARROW, _TWO_ROWS)
 _PER_BLOCK = rows.per_block(_BLOCKS)
 
 layer_norm = opaq.op(
@@ -183,6 +188,7 @@ rows.declare_wide_backward(
     rows.DTYPES,
     "",
     _BLOCKS,
+    _TWO_ROWS,
     [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED],
     source=opaq.file("layer_norm_backward.cu"),
     args=_BACKWARD_ARGS,
@@ -259,7 +265,16 @@ def layer_norm_backward_reference(
     if not sums:
         return grad_x, rstd.new_empty(0, 2, n)
     both = torch.stack([grad * v * scale, grad], -2)
-    return grad_x, rows.sums_by_block(both.reshape(rstd.numel(), 2, n), x, _NARROW)
+    of_rows = both.reshape(rstd.numel(), 2, n)
+    return grad_x, rows.sums_by_block(of_rows, x, _NARROW, _two_rows(x, weight))
+
+
+def _two_rows(x: torch.Tensor, weight: torch.Tensor | None) -> bool:
+    """_TWO_ROWS"""
+    packs = x.size(-1) * x.itemsize // 16
+    if x.dtype == torch.float32:
+        return 8192 < packs <= 8 * 2048
+    return 4096 < packs <= 8192 and weight is not None and weight.dtype == torch.float32
 
 
 def _setup_context(ctx, inputs, output) -> None:

@@ -37,7 +37,9 @@ from ..rows import (
 from ..rows_of_clusters import Cluster
 from ..sum_of_blocks.sum_of_blocks import sum_of_blocks
 
-BLOCKS = rows.blocks(HELD_BACKWARD)
+# Wide rows that norm_backward_pipelined.cuh takes two at a time, as far as this was faster.
+_TWO_ROWS = f"x.itemsize == 2 and {PACKS} > 8192 and {PACKS} <= 8 * 2048"
+BLOCKS = rows.blocks(HELD_BACKWARD, _TWO_ROWS)
 PER_BLOCK = rows.per_block(BLOCKS)
 
 rms_norm = opaq.op(
@@ -171,6 +173,7 @@ for _name, _adds, _condition in [
         DTYPES,
         f", {_adds}",
         BLOCKS,
+        _TWO_ROWS,
         [*_BACKWARD_CUDA, *_BACKWARD_ALIGNED, _condition],
         source=opaq.file("rms_norm_backward.cu"),
         args=_BACKWARD_ARGS,
@@ -247,7 +250,8 @@ def rms_norm_backward_reference(
     if not sums:
         return grad_x.to(x.dtype), rstd.new_empty(0, n)
     of_rows = (grad * v * scale).reshape(rstd.numel(), n)
-    return grad_x.to(x.dtype), rows.sums_by_block(of_rows, x, HELD_BACKWARD)
+    two_rows = x.itemsize == 2 and 8192 < n * x.itemsize // 16 <= 8 * 2048
+    return grad_x.to(x.dtype), rows.sums_by_block(of_rows, x, HELD_BACKWARD, two_rows)
 
 
 def _weighted(values: torch.Tensor, weight: torch.Tensor | None, offset: float) -> torch.Tensor:

@@ -24,6 +24,7 @@ from kernel_checks import (
     of_one_dtype,
     plan,
     refuses,
+    serves_on_many_multiprocessors,
     serving,
 )
 
@@ -361,7 +362,7 @@ def backward_facts(shape, dtype):
         ((8192, 16384), torch.float32, "_pipelined<float, 256, 4, 4, 6", 960, [256, 1], 98304),
         ((8192, 65536), torch.bfloat16, "_pipelined<bf16, 256, 8, 4, 6", 960, [256, 1], 98304),
         ((512, 36864), torch.bfloat16, "_pipelined<bf16, 160, 8, 4, 9", 240, [160, 1], 92160),
-        ((64, 131072), torch.bfloat16, "_pipelined<bf16, 256, 8, 8, 6", 120, [256, 1], 98304),
+        ((64, 131072), torch.bfloat16, "_pipelined<bf16, 256, 8, 8, 6", 56, [256, 1], 98304),
         ((64, 262144), torch.bfloat16, "_pipelined<bf16, 512, 8, 8, 3", 120, [512, 1], 98304),
         ((64, 262152), torch.bfloat16, "_any<__nv_bfloat16", 16, [256, 1], 0),
         ((8192, 65540), torch.bfloat16, "_any<__nv_bfloat16", 256, [256, 1], 0),
@@ -383,7 +384,7 @@ def test_cuda_plan_backward(shape, dtype, entry, grid, block, shared):
     ("shape", "dtype", "way", "entry", "grid", "block", "shared"),
     [
         ((8192, 65536), torch.bfloat16, "one-row-96kb", "<bf16, 256, 8, 4, 6", 960, 256, 98304),
-        ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 7", 120, 512, 229376),
+        ((64, 131072), torch.bfloat16, "one-row", "<bf16, 512, 8, 4, 7", 56, 512, 229376),
     ],
 )
 def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, grid, block, shared):
@@ -394,6 +395,27 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
         assert launch["entry"] == of_one_dtype(f"rms_norm_backward_pipelined{name}, {adds}>")
         assert (list(launch["grid"]), list(launch["block"])) == ([grid, 1, 1], [block, 1, 1])
         assert launch["shared"] == shared
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"),
+    [
+        ((64, 65544), "288, 16, 2, 12"),
+        ((512, 131072), "512, 16, 2, 7"),
+        ((4096, 131072), ""),
+        ((512, 65536), ""),
+    ],
+)
+def test_few_wide_rows_are_taken_two_at_a_time(shape, way):
+    """By clusters of 16 blocks, of which seven are resident; each has a block of rows."""
+    facts = backward_facts(shape, torch.bfloat16)
+    for added, adds, more in [((), "false", ""), ((facts[0],), "true", "-added")]:
+        given, name = (*facts, *added), f"cuda:two-rows{more}"
+        if not way:
+            assert len(misfits(rms_norm_backward, given, "sm_90a", name)) > 1
+            continue
+        entry = of_one_dtype(f"rms_norm_backward_pipelined<__nv_bfloat16, {way}, {adds}>")
+        assert serves_on_many_multiprocessors(rms_norm_backward, given, name) == entry
 
 
 @pytest.mark.parametrize(
