@@ -44,7 +44,7 @@ struct RmsNorm {
     return scale;
   }
   __device__ Pack<T, VEC> result(const Pack<T, VEC>& pack, float scale, int, int i) const {
-    return scaled<WEIGHT>(pack, weights[i], scale, offset);
+    return scaled<WEIGHT, T>(pack, weights[i], scale, offset);
   }
 };
 
