@@ -37,11 +37,6 @@ struct TiledRows {
   unsigned tiles, words;
 };
 
-// Brings global memory to the L2 cache; address and size are multiples of 16 bytes.
-__device__ inline void read_ahead(const void* from, unsigned bytes) {
-  asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
-
 template <typename T, int RANKS, int WARPS, int ITEMS, class Rows>
 __device__ void scan_by_cluster(T* y, const T* x, long long n, bool reverse, const Rows& rows) {
   constexpr int VEC = 16 / sizeof(T);
@@ -69,24 +64,9 @@ __device__ void scan_by_cluster(T* y, const T* x, long long n, bool reverse, con
   __syncwarp();
   Team::arrive();
 
-  // Packs count from the end of the row that sums begin at. This warp has some from first_of(tile)
-  // on; how many, length_of() says.
-  const auto first_of = [&](unsigned tile) {
-    return ((static_cast<long long>(tile) * RANKS + rank) * WARPS + warp) * (ITEMS * 32);
-  };
-  const auto length_of = [&](long long first) {
-    const long long left = n / VEC - first;
-    return left < ITEMS * 32 ? static_cast<int>(max(left, 0LL)) : ITEMS * 32;
-  };
   long long row = Team::team();
   unsigned tile = 0;
   if constexpr (Rows::kTiled) {
-    // Clusters begin about in their order, so one that begins now will have this tile.
-    const unsigned row_soon = Team::team() / rows.tiles;
-    const long long soon = first_of(Team::team() % rows.tiles), until = soon + length_of(soon);
-    const long long from = row_soon * n + (reverse ? n - until * VEC : soon * VEC);
-    if (lane == 0 && until > soon) read_ahead(x + from, static_cast<int>(until - soon) * 16);
-
     Team::wait();  // all blocks of the cluster have begun: their shared memory exists
     if (rank == 0 && warp == 0) {
       float sent[2] = {};
@@ -104,8 +84,11 @@ __device__ void scan_by_cluster(T* y, const T* x, long long n, bool reverse, con
     tile = number % rows.tiles;
   }
 
-  const long long first = first_of(tile);
-  const int length = length_of(first);
+  // Packs count from the end of the row that sums begin at. This warp has `length` from `first` on.
+  const long long first =
+      ((static_cast<long long>(tile) * RANKS + rank) * WARPS + warp) * (ITEMS * 32);
+  const long long left = n / VEC - first;
+  const int length = left < ITEMS * 32 ? static_cast<int>(max(left, 0LL)) : ITEMS * 32;
   const long long pack = first + lane;
   const int step = reverse ? -32 * VEC : 32 * VEC;
   const long long at = row * n + (reverse ? n / VEC - 1 - pack : pack) * VEC;
