@@ -95,8 +95,9 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
 
 # Clusters for pipelined_rows.cuh that are resident at once, by their number of blocks: on an H200,
 # with 200 KB of shared memory a block (cuOccupancyMaxActiveClusters). One cluster more would start
-# when the others have ended. Clusters of other sizes leave more multiprocessors idle.
-_RESIDENT = {2: 66, 3: 39, 4: 30, 5: 22, 8: 15, 16: 7}
+# when the others have ended. Of 2, 66 are, but rows of 64 KB were faster with 60. Clusters of other
+# sizes leave more multiprocessors idle.
+_RESIDENT = {2: 60, 3: 39, 4: 30, 5: 22, 8: 15, 16: 7}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -39,7 +39,11 @@ class Cluster:
 
     @property
     def launch(self) -> dict[str, Any]:
-        return {"grid": f"{self.ranks} * {self.rows}", "block": f"32 * {self.warps}"}
+        return {
+            "grid": f"{self.ranks} * {self.rows}",
+            "block": f"32 * {self.warps}",
+            "cluster": self.ranks,  # so that clusters of 16 are allowed
+        }
 
     @property
     def requires(self) -> list[str]:

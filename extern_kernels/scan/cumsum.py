@@ -114,8 +114,9 @@ cumsum.cuda(
     priority=5,
 )
 
-# Of longer rows, a cluster of 8 or 16 blocks has a tile. Measured on an H200, 8 were faster for
-# 16 MB in all, 16 for 64 MB, and for 32 MB both about the same.
+# Of longer rows of float32, a cluster of 8 or 16 blocks has a tile. Measured on an H200, 8 were
+# faster for 16 MB in all, 16 for 64 MB, and for 32 MB both about the same; in 16 bits, tiles of
+# blocks were as fast.
 _TILE_RANKS = f"(16 if {_ROWS} * {_PACKS} > 2097152 else 8)"
 _TILE_COUNT = f"ceil_div({_PACKS}, {_TILE_RANKS} * 8 * 8 * 32)"
 _TILE_WORDS = _words_of(_TILE_COUNT)
@@ -130,7 +131,7 @@ cumsum.cuda(
     cluster=_TILE_RANKS,
     args=f"y, x, launches, published, {_TILE_COUNT}, {_TILE_WORDS}, {_N}, reverse",
     requires=[
-        *[*_OF_PACKS, _LONG, f"{_PACKS} > 16 * 16 * 8 * 32"],
+        *[*_OF_PACKS, _LONG, f"x.dtype == float32 and {_PACKS} > 16 * 16 * 8 * 32"],
         f"{_TILE_RANKS} <= 8 or arch(x) < 110",
     ],
     priority=4,

@@ -299,8 +299,7 @@ def test_cuda_plan(shape, dtype, implementation, values, grid, block):
         ((1, 262148), torch.float32, "sm_90a", "cluster-tiles", "float, 8, 8, 7"),
         ((8, 1 << 20), torch.float32, "sm_90a", "cluster-tiles", "float, 8, 8, 8"),
         ((2, (1 << 22) + 4), torch.float32, "sm_90a", "cluster-tiles", "float, 16, 8, 8"),
-        ((9, 1 << 20), torch.bfloat16, "sm_100a", "cluster-tiles", "__nv_bfloat16, 8, 8, 8"),
-        ((100, 1000000), torch.float16, "sm_90a", "cluster-tiles", "__half, 16, 8, 8"),
+        ((9, 1 << 20), torch.float32, "sm_100a", "cluster-tiles", "float, 16, 8, 8"),
         ((527, 262148), torch.float32, "sm_90a", "cluster-tiles", "float, 16, 8, 6"),
         ((528, 262148), torch.float32, "sm_90a", "packs", "float, float, 256, 4, 4"),
         ((16, 262149), torch.float32, "sm_90a", "tiles-any", "float, float, 256, 12, 1"),
@@ -364,6 +363,10 @@ def test_the_source_of_clusters_compiles(dtype, arch):
     for packs in (2049, 4096, 8192, 16385, 65536):
         facts = (cuda((2, packs * (16 // dtype.itemsize)), dtype), False)
         compiles(cumsum, facts, arch, "cuda:cluster")
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_source_of_tiles_of_clusters_compiles(arch):
     for rows, packs in ((1, 65537), (1, 524288), (40, 65537), (1, 4194304)):
-        facts = (cuda((rows, packs * (16 // dtype.itemsize)), dtype), False)
+        facts = (cuda((rows, packs * 4), torch.float32), False)
         compiles(cumsum, facts, arch, "cuda:cluster-tiles")

@@ -416,8 +416,8 @@ CODE = {torch.bfloat16: "__nv_bfloat16", torch.float16: "__half", torch.float32:
     [
         ((2048, 24576), torch.bfloat16, torch.bfloat16, "pipelined<{}, 2, 3>"),
         ((2048, 20480), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 2, 2>"),
-        ((265, 32768), torch.float16, torch.float16, "pipelined<{}, 2, 4>"),
-        ((264, 32768), torch.float16, torch.float16, "wide<{}, 256, 2, 1>"),
+        ((241, 32768), torch.float16, torch.float16, "pipelined<{}, 2, 4>"),
+        ((240, 32768), torch.float16, torch.float16, "wide<{}, 256, 2, 1>"),
         ((2048, 32768), torch.bfloat16, torch.float32, "pipelined<{}, 2, 4>"),
         ((2048, 32776), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 4, 2>"),
         ((2048, 45056), torch.bfloat16, torch.bfloat16, "wide<{}, 192, 4, 2>"),
