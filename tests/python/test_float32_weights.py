@@ -11,7 +11,14 @@ import pytest
 import substituting
 import torch
 import torch.nn.functional as F
-from kernel_checks import NORM_LENGTHS, cuda, plan
+from kernel_checks import (
+    NORM_LENGTHS,
+    cuda,
+    misfits,
+    plan,
+    serves_on_many_multiprocessors,
+    serving,
+)
 
 from opaq import extern_kernels
 from opaq.lowering.substitute import apply
@@ -162,3 +169,32 @@ def test_gradients_of_wide_rows_have_kernels_of_two_dtypes(packs: int) -> None:
         (extern_kernels.layer_norm_backward, [x, rows, rows, x, w, rows, rows]),
     ]:
         assert "_pipelined<__nv_bfloat16, float" in plan(op, *arguments)["entry"]
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "weights", "way"),
+    [
+        ((64, 32776), torch.bfloat16, torch.float32, "<__nv_bfloat16, float, 288, 8, 2, 11>"),
+        ((512, 65536), torch.float16, torch.float32, "<__half, float, 512, 8, 2, 6>"),
+        ((512, 65536), torch.float32, torch.float32, "<float, float, 512, 16, 2, 7>"),
+        ((512, 65536), torch.bfloat16, torch.bfloat16, ""),
+        ((512, 65544), torch.bfloat16, torch.float32, ""),
+        ((4096, 65536), torch.bfloat16, torch.float32, ""),
+        ((4096, 65536), torch.float32, torch.float32, ""),
+        ((512, 32768), torch.float32, torch.float32, ""),
+    ],
+)
+def test_few_wide_rows_of_layer_norm_backward_are_taken_two_at_a_time(
+    shape: tuple[int, int], dtype: torch.dtype, weights: torch.dtype, way: str
+) -> None:
+    """By clusters of 8 or 16 blocks, of which 15 or 7 are resident; each has a block of rows."""
+    op, rows = extern_kernels.layer_norm_backward, cuda(shape[:1], torch.float32)
+    x = cuda(shape, dtype)
+    facts = (x, rows, rows, x, cuda(shape[-1:], weights), rows, rows)
+    if not way:
+        assert len(misfits(op, facts, "sm_90a", "cuda:two-rows")) > 1
+        return
+    entry = serves_on_many_multiprocessors(op, facts, "cuda:two-rows")
+    assert entry == f"layer_norm_backward_pipelined{way}"
+    launch = serving(op, facts, "sm_90a")[1]
+    assert launch["grid"][0] == (56 if dtype == torch.float32 else 8 * 15)

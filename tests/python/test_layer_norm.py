@@ -20,11 +20,9 @@ from kernel_checks import (
     cuda,
     gradients,
     is_served_by,
-    misfits,
     of_one_dtype,
     plan,
     refuses,
-    serves_on_many_multiprocessors,
     serving,
 )
 
@@ -520,32 +518,6 @@ def test_wide_rows_where_there_is_more_shared_memory(shape, dtype, way, entry, g
 def test_devices_with_less_shared_memory_have_another_kernel_of_wide_rows(arch):
     facts = backward_facts((64, 131072), torch.bfloat16)
     assert serving(layer_norm_backward, facts, arch)[0] == "cuda:twice-96kb"
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype", "weights", "way"),
-    [
-        ((64, 32776), torch.bfloat16, torch.float32, "<__nv_bfloat16, float, 288, 8, 2, 11>"),
-        ((512, 65536), torch.float16, torch.float32, "<__half, float, 512, 8, 2, 6>"),
-        ((512, 65536), torch.float32, torch.float32, "<float, float, 512, 16, 2, 7>"),
-        ((512, 65536), torch.bfloat16, torch.bfloat16, ""),
-        ((512, 65544), torch.bfloat16, torch.float32, ""),
-        ((4096, 65536), torch.bfloat16, torch.float32, ""),
-        ((4096, 65536), torch.float32, torch.float32, ""),
-        ((512, 32768), torch.float32, torch.float32, ""),
-    ],
-)
-def test_few_wide_rows_are_taken_two_at_a_time(shape, dtype, weights, way):
-    """By clusters of 8 or 16 blocks, of which 15 or 7 are resident; each has a block of rows."""
-    x, *others, _, mean, rstd = backward_facts(shape, dtype)
-    facts = (x, *others, cuda(shape[-1:], weights), mean, rstd)
-    if not way:
-        assert len(misfits(layer_norm_backward, facts, "sm_90a", "cuda:two-rows")) > 1
-        return
-    entry = serves_on_many_multiprocessors(layer_norm_backward, facts, "cuda:two-rows")
-    assert entry == f"layer_norm_backward_pipelined{way}"
-    launch = serving(layer_norm_backward, facts, "sm_90a")[1]
-    assert launch["grid"][0] == (56 if dtype == torch.float32 else 8 * 15)
 
 
 def test_blocks_share_wide_rows_that_are_not_aligned():
