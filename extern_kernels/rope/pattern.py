@@ -37,8 +37,10 @@ def _tokens_at(q, table) -> int:
 def _when(arguments) -> str:
     q, k = arguments["q"], arguments["k"]
     tables = [arguments[name] for name in _TABLES if arguments[name] is not None]
-    if q.dim() not in (3, 4) or max(table.dim() for table in tables) > 4:
+    if q.dim() not in (3, 4):
         return "q has not three or four dimensions"
+    if not all(1 <= table.dim() <= 4 for table in tables):
+        return "cos and sin have not one to four dimensions"
     if any(table.requires_grad for table in tables):
         return "cos and sin need gradients"
     if tables[0].shape != tables[-1].shape:

@@ -48,6 +48,8 @@ def refusal(arguments, any_dims: bool = False) -> str:
         return "the logits have no dimensions; expected [..., classes]"
     if not any_dims and logits.dim() != 2:
         return f"the logits have {logits.dim()} dimension(s); expected two, [rows, classes]"
+    if isinstance(logits.shape[-1], int) and logits.shape[-1] == 0:
+        return "the logits have no classes"
     if logits.dtype == torch.float64 and logits.device.type != "cpu":
         return "the logits are float64"
     temperature = arguments["temperature"]

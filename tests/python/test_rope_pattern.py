@@ -353,6 +353,14 @@ def test_tables_of_other_shapes(shape: Any, reason: str) -> None:
     assert places(one, q, torch.randn(shape), torch.randn(shape)) == [reason]
 
 
+def test_one_angle_for_a_token() -> None:
+    def one(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        return q * cos + turned(q) * sin
+
+    reason = "cos and sin have not one to four dimensions"
+    assert places(one, torch.randn(B, H, 1, D), torch.randn(()), torch.randn(())) == [reason]
+
+
 def test_tables_with_gradients_or_more_digits() -> None:
     def one(q: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         return (q * cos + turned(q) * sin).to(q.dtype)

@@ -180,6 +180,22 @@ def test_probabilities_that_need_a_gradient_are_left() -> None:
     assert [(each.applied, each.reason) for each in found] == [(False, "the op has no gradient")]
 
 
+def test_logits_without_classes_are_left() -> None:
+    """The op has no probabilities of no classes."""
+    logits = torch.randn(2, 0)
+
+    def likeliest(logits: torch.Tensor) -> torch.Tensor:
+        descending, index = torch.sort(logits, dim=-1, descending=True)
+        probabilities = torch.softmax(descending, -1)
+        removed = probabilities.cumsum(-1) - probabilities > 0.5
+        kept = descending.masked_fill(removed, -torch.inf)
+        return torch.softmax(kept.scatter(-1, index, kept), -1)
+
+    result, found = found_in(likeliest, ["top_p_probabilities"], logits)
+    assert [each.reason for each in found] == ["the logits have no classes"]
+    assert result.shape == logits.shape
+
+
 def test_tokens_are_drawn_by_the_op_where_it_is_asked_for() -> None:
     torch.manual_seed(0)
     logits = (torch.randn(1, 40) * 2).expand(20000, 40).contiguous()
