@@ -2,7 +2,8 @@
 `weights /= weights.sum(-1, keepdim=True)` behind topk, `inverse[order] = arange(n)` into an empty
 tensor, `out.add_(bias)` behind a product, `ascending[mask] = 0` behind a sort, `mask[..., -1:] = 0`
 behind a comparison, `probabilities.div_(torch.empty_like(probabilities).exponential_())`. A pattern
-looks through operations, not through writes.
+looks through operations, not through writes. Nor may a result be written to that an op might keep,
+as in `loss = F.cross_entropy(...)`, `loss += penalty`.
 
 The graph means the same before and after; it is what PyTorch makes of it later.
 """
@@ -36,7 +37,8 @@ _NEW |= {"ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill
 _NEW |= {"lt", "le", "gt", "ge", "eq", "ne", "add", "sub", "mul", "div"}
 _NEW |= {"masked_fill", "where", "index_put", "gather", "scatter", "slice_scatter"}
 _NEW |= {"scatter_add", "pad"}
-_NEW |= {"neg", "sum", "mean", "silu", "gelu"}
+_NEW |= {"neg", "sum", "mean", "silu", "gelu", "cross_entropy", "nll_loss"}
+_NEW |= {"layer_norm", "rms_norm", "embedding"}
 _KEPT_FOR_GRADIENTS = {"softmax", "amax"}  # new memory too
 
 

@@ -16,7 +16,7 @@ from opaq.lowering.substitute import apply
 
 extern_kernels.load_patterns()
 Tensor = torch.Tensor
-NAMES = ["cross_entropy", "moe_route"]
+NAMES = ["cross_entropy", "embedding", "layer_norm", "moe_route", "rms_norm"]
 
 
 def trained(function: Any, *arguments: Tensor) -> list[Substitution]:
@@ -109,3 +109,50 @@ def test_the_result_of_a_checkpointed_part_is_written() -> None:
     assert place.reason.startswith("the graph that calls this one writes")
     (place,) = trained(read, *arguments)
     assert place.applied
+
+
+def loss_with_a_penalty(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:  # Mixtral's routers
+    loss = F.cross_entropy(x, TARGET)
+    loss += 0.1 * weight.sum()
+    return loss, x * 2
+
+
+def weighted_losses(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    losses = F.nll_loss(torch.log_softmax(x, -1), TARGET, reduction="none")
+    losses *= weight[:4]
+    return losses, losses.sum()
+
+
+def shifted_norm(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    y = F.layer_norm(x, (8,), weight)
+    first = y[0]
+    y.add_(x)
+    return y, F.rms_norm(x, (8,), weight).mul_(2), first
+
+
+def scaled_rows(x: Tensor, weight: Tensor) -> tuple[Tensor, ...]:
+    rows = F.embedding(TARGET, x)
+    rows *= 8**0.5
+    rows += weight
+    return (rows,)
+
+
+TARGET = torch.tensor([0, 3, 2, 1])
+OF_RESULTS = {
+    loss_with_a_penalty: ["cross_entropy"],
+    weighted_losses: ["cross_entropy"],
+    scaled_rows: ["embedding"],
+}
+
+
+@pytest.mark.parametrize("function", OF_RESULTS)
+def test_a_result_is_written_that_nothing_keeps(function: Any) -> None:
+    found = trained(function, torch.randn(4, 8), torch.randn(8))
+    assert [(each.pattern, each.applied) for each in found] == [
+        (name, True) for name in OF_RESULTS[function]
+    ]
+
+
+def test_a_view_of_a_result_stays_one() -> None:
+    found = trained(shifted_norm, torch.randn(4, 8), torch.randn(8))
+    assert {each.pattern: each.applied for each in found} == {"layer_norm": False, "rms_norm": True}
