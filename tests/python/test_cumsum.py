@@ -17,6 +17,7 @@ from kernel_checks import (
     serving,
 )
 
+import opaq
 from opaq import _runtime
 from opaq.extern_kernels import cumsum
 from opaq.extern_kernels.scan.cumsum import cumsum_reference
@@ -262,6 +263,7 @@ def test_compiled(dynamic, device):
 
 
 TILES = "float, float, 128, 8, 4"
+WITHOUT_CLUSTERS = [f"cuda:{way}" for way in ("tiles-packs", "tiles-any", "packs", "any")]
 
 
 @pytest.mark.parametrize(
@@ -278,7 +280,8 @@ TILES = "float, float, 128, 8, 4"
     ],
 )
 def test_cuda_plan(shape, dtype, implementation, values, grid, block):
-    chosen = plan(cumsum, cuda(shape, dtype), False)
+    with opaq.prefer(cumsum, WITHOUT_CLUSTERS):
+        chosen = plan(cumsum, cuda(shape, dtype), False)
     entry = "cumsum_tiles" if implementation.startswith("tiles") else "cumsum"
     assert chosen["implementation"] == f"cuda:{implementation}"
     assert chosen["entry"] == f"{entry}<{values}>"

@@ -18,6 +18,7 @@ from kernel_checks import (
     serving,
 )
 
+import opaq
 from opaq.extern_kernels import (
     log_softmax,
     log_softmax_backward,
@@ -336,10 +337,12 @@ def test_compiled(dynamic, device):
     ],
 )
 def test_cuda_plan(shape, dtype, entry, grid, block):
-    chosen = plan(softmax, cuda(shape, dtype), 1.0, None)
+    any_device = [f"cuda:{way}" for way in ("registers", "wide", "wide-ends", "any")]
+    with opaq.prefer(softmax, any_device), opaq.prefer(log_softmax, any_device):
+        chosen = plan(softmax, cuda(shape, dtype), 1.0, None)
+        of_log = plan(log_softmax, cuda(shape, dtype), 1.0)
     assert chosen["entry"] == "softmax" + entry
     assert (list(chosen["grid"]), list(chosen["block"])) == ([grid, 1, 1], block)
-    of_log = plan(log_softmax, cuda(shape, dtype), 1.0)
     assert of_log["entry"] == chosen["entry"].replace("void, false", "void, true")
 
 
