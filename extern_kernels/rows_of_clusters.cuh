@@ -24,9 +24,11 @@
 namespace opaq {
 
 // Blocks that should be resident on a multiprocessor, for __launch_bounds__: as many as its 65536
-// registers are enough for, if a thread has WORDS of them for what it holds, and 28 others.
+// registers are enough for, if a thread has WORDS of them for what it holds, and 28 others; of 64
+// registers, 1024 threads are enough.
 template <int THREADS, int WORDS>
-constexpr int kBlocksThatHold = 65536 / (THREADS * ((WORDS + 28 + 7) / 8 * 8));
+constexpr int kBlocksThatHold =
+    65536 / (THREADS * (WORDS + 28 <= 64 ? 64 : (WORDS + 28 + 7) / 8 * 8));
 
 // The packs of a row that a thread has: one every STEP, from `first` on, of which `left` packs are
 // left in the part of the block.

@@ -427,7 +427,6 @@ def test_few_wide_rows_are_taken_two_at_a_time(shape, way):
         ((120, 65536), torch.bfloat16, "wide<{}, 512, 2, 1>"),
         ((1024, 65536), torch.bfloat16, "pipelined<{}, 4, 4, 1>"),
         ((120, 40968), torch.bfloat16, "wide<{}, 352, 2, 1>"),
-        ((2048, 65600), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
         ((61, 81920), torch.bfloat16, "pipelined<{}, 8, 3, 1>"),
         ((60, 81920), torch.bfloat16, "wide<{}, 320, 4, 1>"),
         ((2048, 131072), torch.float32, "pipelined<{}, 8, 4, 1>"),
