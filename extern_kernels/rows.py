@@ -82,6 +82,11 @@ def sharing(packs: str, of_block: int) -> str:
     return f"max(1, min(8, next_power_of_2(ceil_div({packs}, {of_block}))))"
 
 
+def clusters_of(ranks: str) -> str:
+    """That a device with clusters has them of so many blocks: of 16 in data centers alone."""
+    return f"{ranks} <= 8 or arch(x) < 110"
+
+
 def fitting(packs: str, ranks: str, each: int | str) -> str:
     """Threads of a block, of `ranks` that share a row of `packs`: as few as have all packs if each
     has `each`. Where threads were a power of two, up to half of them would have nothing to do."""
@@ -93,7 +98,7 @@ def slots(packs: str, ranks: str, threads: str, most: int | str) -> str:
     return f"min({most}, 4 * ceil_div({packs}, 4 * {ranks} * {threads}))"
 
 
-# Clusters for pipelined_rows.cuh that are resident at once, by their number of blocks: on an H200,
+# Clusters with rings of rows that are resident at once, by their number of blocks: on an H200,
 # with 200 KB of shared memory a block (cuOccupancyMaxActiveClusters). One cluster more would start
 # when the others have ended. Of 2, 66 are, but rows of 64 KB were faster with 60. Clusters of other
 # sizes leave more multiprocessors idle.
@@ -243,7 +248,8 @@ def blocks(narrow: int, two_rows: str) -> str:
     wide that have more than `narrow` packs, and so few that the kernels for aligned rows take
     them. two_rows: whether those of clusters are taken two at a time."""
     clusters = f"(60 if {PACKS} <= 4096 else 30 if {PACKS} <= 8192 else 15)"
-    few = f"((15 if {PACKS} <= 8192 else 7) if ({two_rows}) else {clusters})"
+    of_two = f"({_RESIDENT[8]} if {PACKS} <= 8192 else {_RESIDENT[16]})"
+    few = f"({of_two} if ({two_rows}) else {clusters})"
     most = (
         f"{MOST_BLOCKS} if x.size(-1) * x.itemsize % 16 != 0 or {PACKS} <= {narrow} "
         f"or {PACKS} > {MOST_PACKS_PIPELINED} else "
@@ -263,7 +269,7 @@ def _most_blocks(rows: int, x: torch.Tensor, narrow: int, two_rows: bool) -> int
     clusters = 60 if packs <= 4096 else 30 if packs <= 8192 else 15
     if rows >= MANY_ROWS:
         return 4 * clusters
-    return (15 if packs <= 8192 else 7) if two_rows else clusters
+    return _RESIDENT[8 if packs <= 8192 else 16] if two_rows else clusters
 
 
 def per_block(blocks: str) -> str:

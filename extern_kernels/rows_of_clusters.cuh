@@ -37,7 +37,6 @@ struct Mine {
   int first, left;
 
   __device__ bool has(int k) const { return k * STEP < left; }
-  __device__ int at(int k) const { return first + k * STEP; }
 };
 
 // Packs of 16 bits become float anew, two or so at a time, where the compiler would keep the floats

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from .rows import clusters_of
+
 
 @dataclasses.dataclass(frozen=True)
 class Cluster:
@@ -47,10 +49,9 @@ class Cluster:
 
     @property
     def requires(self) -> list[str]:
-        """That the blocks hold a row, and the device has clusters of so many: of up to 8 where it
-        has any, of 16 in data centers."""
+        """That the blocks hold a row, and the device has clusters of so many."""
         return [
             f"{self.packs} >= 2048 and {self.packs} <= {self.most} * 4096",
             f"{self.ranks} * {self.rows} < 2147483648",
-            f"arch(x) >= 90 and ({self.ranks} <= 8 or arch(x) < 110)",
+            f"arch(x) >= 90 and ({clusters_of(self.ranks)})",
         ]

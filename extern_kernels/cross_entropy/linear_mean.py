@@ -149,7 +149,7 @@ def _opaque(
     of_weight: bool,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(loss, gradient of hidden, gradient of weight): empty where it is not needed."""
-    how = ignore_index, rows or CHOSEN, (label_smoothing, z_loss, softcap), mean
+    how = ignore_index, rows, (label_smoothing, z_loss, softcap), mean
     needed = of_hidden, of_weight
     empty = hidden.new_empty(0), weight.new_empty(0)
     if not any(needed):

@@ -15,11 +15,13 @@ cluster, where the device has clusters and one can hold the row, or blocks, or c
 the whole device.
 """
 
+from typing import Any
+
 import torch
 
 import opaq
 
-from ..rows import CUDA_DTYPES, one_of
+from ..rows import CUDA_DTYPES, clusters_of, one_of
 
 _FLOATING = one_of("x", CUDA_DTYPES)
 _INTEGER = "x.dtype == int64 or x.dtype == int32"
@@ -42,7 +44,7 @@ def _words_of(tiles: str) -> str:
     return f"({tiles} + ceil_div({tiles}, 32) + ceil_div({tiles}, 1024))"
 
 
-def _published(words: str) -> dict[str, opaq.zeros]:
+def _published(words: str) -> dict[str, Any]:
     """The memory in which blocks tell each other sums, `words` for each row. The order counts:
     look_back.cuh says why."""
     return {
@@ -92,6 +94,7 @@ for _name, _priority in (("packs", 1), ("any", 0)):
 _PACKS = f"({_N} // (16 // x.itemsize))"
 _RANKS = f"min(16, next_power_of_2(ceil_div({_PACKS}, 4 * 8 * 32)))"
 _WARPS = f"max(4, next_power_of_2(ceil_div({_PACKS}, 16 * 8 * 32)))"
+_MOST_HELD = 16 * 16 * 8 * 32  # packs of a row
 _OF_PACKS = [
     *[*_REQUIRES, _FLOATING, f"{_N} % (16 // x.itemsize) == 0", "aligned(x, 16)", "aligned(y, 16)"],
     "arch(x) >= 90",
@@ -108,8 +111,8 @@ cumsum.cuda(
     requires=[
         *_OF_PACKS,
         f"{_PACKS} > 2048",
-        f"{_PACKS} <= 16 * 8 * 8 * 32 or {_PACKS} <= 16 * 16 * 8 * 32 and {_LONG}",
-        f"{_RANKS} <= 8 or arch(x) < 110",  # other GPUs may not have clusters of 16
+        f"{_PACKS} <= 16 * 8 * 8 * 32 or {_PACKS} <= {_MOST_HELD} and {_LONG}",
+        clusters_of(_RANKS),
     ],
     priority=5,
 )
@@ -131,8 +134,8 @@ cumsum.cuda(
     cluster=_TILE_RANKS,
     args=f"y, x, launches, published, {_TILE_COUNT}, {_TILE_WORDS}, {_N}, reverse",
     requires=[
-        *[*_OF_PACKS, _LONG, f"x.dtype == float32 and {_PACKS} > 16 * 16 * 8 * 32"],
-        f"{_TILE_RANKS} <= 8 or arch(x) < 110",
+        *[*_OF_PACKS, _LONG, f"x.dtype == float32 and {_PACKS} > {_MOST_HELD}"],
+        clusters_of(_TILE_RANKS),
     ],
     priority=4,
 )
