@@ -103,7 +103,7 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
   };
   for (int unit = 0; unit < STAGES; ++unit) fill(unit);
   const auto refill = [&](int unit) {
-    __syncwarp();  // all lanes have read it
+    done_reading();
     fill(unit);
   };
   // Pack i of the weight: of registers, of shared memory [ITEMS][WIDE][THREADS], or read anew.

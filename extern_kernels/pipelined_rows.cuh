@@ -187,7 +187,7 @@ __device__ void pipelined_rows(const Op& op, T* y, const T* x, long long rows, i
           Pack<typename Of::Value, VEC> group[COUNT];
           load_chunk<STEP, T, TENSORS>(group, ring_memory + place.slot * TENSORS * size, size,
                                        thread, left);
-          __syncwarp();
+          done_reading();
           if (lane == 0) freed[place.slot].arrive();
 #pragma unroll
           for (int i = 0; i < COUNT; ++i) {

@@ -169,15 +169,10 @@ class Pipelined:
 
     @property
     def requires(self) -> list[str]:
-        """That all copies begin at whole lines of 128 bytes, that there are rows enough for
-        clusters to take turns with, and that the device has what it takes: shared memory, also for
-        barriers and the statistics of ten rows from eight warps of each block."""
-        # With other copies, in one of two runs of tests on an H200, 64 values of one row (of
-        # 131 x 65528 float16) were wrong, where a chunk starts; the cause is not found.
-        of_tensors = ["aligned(x, 128)", "aligned(residual, 128)"][: self.tensors]
+        """That there are rows enough for clusters to take turns with, and that the device has what
+        it takes: shared memory, also for barriers and the statistics of ten rows from eight warps
+        of each block."""
         return [
-            f"{self.packs} % (8 * {self.ranks}) == 0",
-            *of_tensors,
             f"{self.packs} <= {self.sharing[-1] * 2048}",
             f"{self.rows} > 4 * {self.clusters}",
             "arch(x) >= 90",

@@ -88,12 +88,13 @@ _PIPELINED = rows.Pipelined(
     "2 * 16 // x.itemsize * (weight.itemsize if defined(weight) else bias.itemsize "
     "if defined(bias) else x.itemsize)",
 )
-# Where the kernel above was slower: in float32, not with clusters of two blocks; in 16 bits, not
-# where threads are mostly idle in the last step of a chunk, and with clusters of 3 and 5 blocks,
-# where nearly all threads are busy in it.
+# Where the kernel above was slower: for rows of whole lines of 128 bytes; in float32, not with
+# clusters of two blocks; in 16 bits, not where threads are mostly idle in the last step of a chunk,
+# and with clusters of 3 and 5 blocks, where nearly all threads are busy in it.
 _CHUNK = f"(768 if {_PIPELINED.ranks} % 2 == 0 else 960)"
 _IN_16_BITS = f"{PACKS} > 2048 and {_PIPELINED.chunk} >= {_CHUNK}"
 _FASTER = [
+    f"{PACKS} % 8 == 0",
     f"{PACKS} > 4096 if x.dtype == float32 else {_IN_16_BITS}",
 ]
 

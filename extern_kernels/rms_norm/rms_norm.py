@@ -78,10 +78,11 @@ _SLOTS = rows.slots(PACKS, _RANKS, _THREADS, 8)
 KEPT = "16 // x.itemsize * weight.itemsize if defined(weight) else 0"
 _PIPELINED = rows.Pipelined(PACKS, ROWS, (4, 8), KEPT)
 # Where the kernel above was slower: in 16 bits (float32 was not measured), rows of more than 8192
-# packs; of fewer, few rows, unless blocks have far fewer packs than they could have.
+# packs; of fewer, those that are not whole lines of 128 bytes, and few rows, unless blocks have far
+# fewer packs than they could have.
 _FASTER = [
     f"x.itemsize == 2 and {PACKS} > 512 * 8",
-    f"{PACKS} > 8192 or {ROWS} <= 1024 and {_PIPELINED.chunk} >= 960",
+    f"{PACKS} > 8192 or {PACKS} % 8 != 0 or {ROWS} <= 1024 and {_PIPELINED.chunk} >= 960",
 ]
 # Where there are more rows of up to 256 KB, clusters of 8 blocks that hold one row each, in
 # registers (rms_norm_of_clusters.cu), were faster than both: of at least 512 rows of 128 KB.

@@ -198,7 +198,7 @@ __global__ void __launch_bounds__((WRITERS + kSummers + 2) * 32, 1)
         const long long at = (tile.first + pack) * VEC;
         opaq::store_at_once<VEC>(row + (reverse ? n - VEC - at : at), sums);
       });
-      __syncwarp();
+      opaq::done_reading();
       if (lane == 0) written[slot].arrive();
     }
   } else if (warp < kCopier) {
