@@ -117,11 +117,11 @@ class Arrivals {
   unsigned long long word_;
 };
 
-// When all lanes of a warp have called it, bulk copies may replace what they read from shared memory
-// before: by one of them, or by another thread, which the warp tells so. Copies and barrier objects
-// do not wait for reads by themselves: on an H200, reads that had to wait behind stores were passed
-// by the arrive after them, and by the copy that this let go (in 7 of a million launches).
-// PTX ISA "Async proxy": a proxy fence is needed between them.
+// When all lanes of a warp have called it, bulk copies may replace what they read from shared
+// memory before: by one of them, or by another thread, which the warp tells so. Copies and barrier
+// objects do not wait for reads by themselves: on an H200, reads that had to wait behind stores
+// were passed by the arrive after them, and by the copy that this let go (in 7 of a million
+// launches). PTX ISA "Async proxy": a proxy fence is needed between them.
 __device__ inline void done_reading() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
   __syncwarp();
@@ -155,6 +155,7 @@ class ClusterSums {
     if (lane == 0) before = count_up(&given_[buffer]);
     before = __shfl_sync(~0u, before, 0);
     if (before % WARPS != WARPS - 1) return;
+    __syncwarp();  // the other lanes see what the one that counted does
     // The last warp of the block sends what all of them found, in the order of the warps.
     float found[N] = {};
     if (lane < WARPS) {

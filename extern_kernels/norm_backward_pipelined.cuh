@@ -141,9 +141,9 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     OfTurn found;
 #pragma unroll
     for (int r = 0; r < TOGETHER; ++r) {
-      const int at = turn * TOGETHER + r;
-      const long long row = of.begin + at;
-      if (at < rows) found.row[r] = {RMS ? 0 : of.mean[row], of.rstd[row]};
+      // Of the last row where there is none: without a branch, nothing waits for them here.
+      const long long row = min(of.begin + turn * TOGETHER + r, of.end - 1);
+      found.row[r] = {RMS ? 0 : of.mean[row], of.rstd[row]};
     }
     return found;
   };
