@@ -199,6 +199,7 @@ def _replace(
         values = {name: value_of(value) for name, value in match.arguments.items()}
         if refusal := pattern.when(values):
             raise rewrite.Refused(refusal)
+        rewrite.check_filled(match)
         training = _is_trained(values)
         gain, why = _gain(pattern, values, training), ""
         tune = options.current().tune

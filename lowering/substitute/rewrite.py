@@ -111,6 +111,18 @@ def check_products(found: Match) -> None:
             raise Refused(f"{node.name} is computed in another dtype than it is given in ({names})")
 
 
+def check_filled(found: Match) -> None:
+    """Raises Refused where a new tensor that one number fills has not the shape that the spelling
+    gives it, that of another tensor: it broadcasts, or the other one does."""
+    for wanted, given in found.nodes.items():
+        if operations.function_name(wanted) not in ("zeros_like", "ones_like", "full_like"):
+            continue
+        source = wanted.args[0]
+        like = found.nodes.get(source, found.arguments.get(source.name))
+        if like is not None and value_of(like).shape != value_of(given).shape:
+            raise Refused(f"{given.name} has not the shape of {like.name}")
+
+
 def check_gradients(roots: Sequence[Node], results: Sequence[Node]) -> None:
     """Raises Refused where only some of the results have gradients in the graph, but the op gives
     them to all."""

@@ -112,3 +112,81 @@ def test_classes_of_fewer_rows_are_left() -> None:
 
     for loss in (scattered, of_one_row):
         assert "cross_entropy_label_smoothing" not in applied(loss, ROWS, ROW_TARGET)
+
+
+def scattered(t: Tensor, classes: int) -> Tensor:
+    return torch.zeros(len(t), classes).scatter(-1, t.unsqueeze(-1), 1.0)
+
+
+def filled(t: Tensor, classes: int, others: float) -> Tensor:
+    return torch.full((len(t), classes), others).scatter(-1, t[:, None], 1 - EPS + others)
+
+
+# By what makes them of classes of other logits: the weights, the others' weight, and why not.
+HOT = "one_hot has another number of classes than the logits"
+FILLED = "full has not the shape of l_x_"
+ZEROS = "zeros has not the shape of l_x_"
+OF_OTHER_CLASSES: dict[str, tuple[Callable[[Tensor, int, float], Tensor], str]] = {
+    "integers": (lambda t, n, low: F.one_hot(t, n), HOT),
+    "floats": (lambda t, n, low: F.one_hot(t, n).float(), HOT),
+    "scattered": (lambda t, n, low: scattered(t, n), ZEROS),
+    "smoothed integers": (lambda t, n, low: F.one_hot(t, n) * (1 - EPS) + low, HOT),
+    "smoothed floats": (lambda t, n, low: F.one_hot(t, n).float() * (1 - EPS) + low, HOT),
+    "smoothed and scattered": (lambda t, n, low: scattered(t, n) * (1 - EPS) + low, ZEROS),
+    "smoothed and filled": (filled, FILLED),
+}
+
+
+@pytest.mark.parametrize("way", OF_OTHER_CLASSES)
+@pytest.mark.parametrize("mean", [False, True])
+@pytest.mark.parametrize("classes, columns", [(V, 1), (1, V)])
+def test_one_column_that_broadcasts(way: str, mean: bool, classes: int, columns: int) -> None:
+    """Of the logits, or of the weights: each of the other's columns is multiplied with it."""
+    weights, reason = OF_OTHER_CLASSES[way]
+
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        products = -weights(t, classes, EPS / columns) * F.log_softmax(x, dim=-1)
+        return products.mean(0).sum() if mean else products.sum(-1)
+
+    x, target = ROWS[:, :columns], ROW_TARGET % classes
+    compiled, places = replaced(loss)
+    torch.testing.assert_close(compiled(x, target), loss(x, target))
+    found = [reason] if "smoothed" in way or not mean else []
+    assert [(each.applied, each.reason) for each in places] == [(False, each) for each in found]
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_columns_that_become_one(smoothed: bool, dynamic: bool | None) -> None:
+    """What was compiled for logits of all classes is not used for those that broadcast."""
+
+    def loss(x: Tensor, t: Tensor, like: Tensor) -> Tensor:
+        weights = F.one_hot(t, like.shape[-1])
+        smooth = weights * (1 - EPS) + EPS / V if smoothed else weights
+        return -(smooth * F.log_softmax(x, dim=-1)).sum(-1)
+
+    like = torch.zeros(V)
+    compiled, places = replaced(loss, dynamic)
+    for x in (ROWS, ROWS[:, :1], ROWS[:7], ROWS[:7, :1]):
+        target = ROW_TARGET[: len(x)]
+        torch.testing.assert_close(compiled(x, target, like), loss(x, target, like))
+    assert {each.applied for each in places} == {True, False}
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_the_last_class_and_as_many_classes_as_columns(dynamic: bool) -> None:
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        return -(F.one_hot(t, x.shape[-1]) * F.log_softmax(x, dim=-1)).sum(-1)
+
+    last = torch.full_like(ROW_TARGET, V - 1)
+    assert applied(loss, ROWS, last, dynamic=dynamic) == ["token_log_probability"]
+
+
+@pytest.mark.parametrize("columns", [1, V])
+def test_as_many_classes_as_the_largest_one(columns: int) -> None:
+    def loss(x: Tensor, t: Tensor) -> Tensor:
+        return -(F.one_hot(t) * F.log_softmax(x, dim=-1)).sum(-1)
+
+    target = ROW_TARGET.clone()
+    target[0] = V - 1
+    assert applied(loss, ROWS[:, :columns], target) == []

@@ -190,6 +190,20 @@ def test_groups_that_the_op_does_not_have_are_left() -> None:
     assert place.reason == "fewer experts remain than a token has"
 
 
+def test_a_mask_of_one_column_for_all_groups_is_left() -> None:
+    def route(logits: Tensor) -> tuple[Tensor, Tensor]:
+        scores = logits.softmax(-1)
+        best = scores.view(-1, 3, 4).max(dim=-1)[0].topk(1, dim=-1)[1]
+        mask = torch.zeros(len(logits), 1).scatter(1, best, 1)
+        mask = mask.unsqueeze(-1).expand(-1, 3, 4).reshape(-1, 12)
+        return torch.topk(scores.masked_fill(~mask.bool(), 0.0), k=4, dim=-1)
+
+    logits = torch.full((2, 12), -1.0)
+    logits[:, 2], logits[:, 4:10] = 3.0, torch.arange(6.0) / 6
+    (place,) = compared(route, logits)[0]
+    assert place.reason == "zeros has not the shape of amax"
+
+
 def test_a_division_that_the_op_does_not_have_is_left_to_inductor() -> None:
     def route(logits: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
         scores = logits.softmax(-1)
