@@ -15,13 +15,15 @@ from .sample import sampling_probabilities
 
 def _when_of_rows(arguments) -> str:
     logits, classes = arguments["logits"], arguments["classes"]
+    if refused := refusal({**arguments, "temperature": 1.0}):
+        return refused
     for name in ("row_top_k", "row_top_p"):
         given = arguments[name]
         if given is not None and (given.dim() != 1 or given.shape[0] != logits.shape[0]):
             return f"{name} has not a number for each row"
     if classes is not None and classes != logits.shape[1]:
         return "the order is not counted from the number of classes"
-    return refusal({**arguments, "temperature": 1.0})
+    return ""
 
 
 def _of_rows(logits, row_top_k=None, row_top_p=None, classes=None):
@@ -86,9 +88,11 @@ def _(logits, row_top_p):
 
 def _when_min_p_of_rows(arguments) -> str:
     given, logits = arguments["row_min_p"], arguments["logits"]
+    if refused := refusal({**arguments, "temperature": 1.0}):
+        return refused
     if given.dim() != 2 or (given.shape[0], given.shape[1]) != (logits.shape[0], 1):
         return "row_min_p has not a number for each row"
-    return refusal({**arguments, "temperature": 1.0})
+    return ""
 
 
 def _min_p_of_rows(logits, row_min_p):

@@ -209,3 +209,16 @@ def test_min_p_of_all_rows_is_left() -> None:
     result, found = found_in(min_p_of_vllm, ["min_p_of_rows"], logits, least)
     assert [each.reason for each in found] == ["row_min_p has not a number for each row"]
     torch.testing.assert_close(result, min_p_of_vllm(logits, least), equal_nan=True)
+
+
+def test_min_p_of_logits_without_dimensions_is_left() -> None:
+    def filtered(logits: Tensor, min_p: Tensor) -> Tensor:
+        probabilities = logits.softmax(-1)
+        removed = probabilities < probabilities.amax(-1, keepdim=True) * min_p
+        return logits.masked_fill(removed, -float("inf")).softmax(-1)
+
+    logits, least = torch.tensor(2.0), torch.rand(3, 1)
+    result, found = found_in(filtered, ["min_p_of_rows"], logits, least)
+    reason = "the logits have 0 dimension(s); expected two, [rows, classes]"
+    assert [each.reason for each in found] == [reason]
+    torch.testing.assert_close(result, filtered(logits, least))
