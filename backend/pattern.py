@@ -47,7 +47,9 @@ class Pattern:
         It is matched with what torch.compile traces of a model. How a product is written (a * b,
         torch.mul, a.mul), the order of its factors and which of them are multiplied first
         (not with exact or casts_matter), and casts between floating dtypes do not
-        matter. Numbers must be the same, except those that are parameters.
+        matter. Numbers must be the same, except those that are parameters. A tensor that one number
+        fills may be made in any way, but where the spelling has zeros_like, ones_like or full_like
+        of a tensor, it has the shape of that.
 
         fixed: what other parameters of the replacement are where this spelling is found, as in
         @pattern.spelling(interleaved=True); without it they have their defaults.
