@@ -184,8 +184,12 @@ def test_errors_are_no_larger_than_inductors(pattern: Pattern) -> None:
     # need be known only for larger errors. (Inductor compiles faster one by one than in one graph.)
     for number, spelling in enumerate(pattern.spellings):
         if ours[spelling] > 2**-9:
-            theirs = error(compiled_call(spelling, narrow), spelling)
-            assert ours[spelling] <= theirs, number
+            # In the dtypes of eager PyTorch: Inductor of torch 2.11 has float32 for some.
+            rounded = [
+                each.to(eager.dtype)
+                for each, eager in zip(compiled_call(spelling, narrow), call(spelling, narrow))
+            ]
+            assert ours[spelling] <= error(rounded, spelling), number
 
 
 def test_float8_of_narrow_values_and_of_those_with_gradients() -> None:
