@@ -120,7 +120,7 @@ class Arrivals {
 // When all lanes of a warp have called it, bulk copies may replace what they read from shared
 // memory before: by one of them, or by another thread, which the warp tells so. Copies and barrier
 // objects do not wait for reads by themselves: on an H200, reads that had to wait behind stores
-// were passed by the arrive after them, and by the copy that this let go (in 7 of a million
+// were passed by the arrive after them, and by the copy that this let go (in 10 of a million
 // launches). PTX ISA "Async proxy": a proxy fence is needed between them.
 __device__ inline void done_reading() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
