@@ -141,7 +141,8 @@ __device__ void norm_backward_pipelined(const NormBackward<T, W>& of) {
     OfTurn found;
 #pragma unroll
     for (int r = 0; r < TOGETHER; ++r) {
-      // Of the last row where there is none: without a branch, nothing waits for them here.
+      // Where there is no such row, those of the last one: with a branch instead, threads waited at
+      // its end for what was loaded in it.
       const long long row = min(of.begin + turn * TOGETHER + r, of.end - 1);
       found.row[r] = {RMS ? 0 : of.mean[row], of.rstd[row]};
     }
