@@ -77,10 +77,17 @@ def _apply_all(graph_module: GraphModule, wanted: Sequence[str], packaged: bool)
             better = masks.remove(module.graph)
             changed |= normal.rewritten(module.graph)
             nodes = Nodes(module.graph, module in written)
-            before = len(found)
+            places: list[tuple[Substitution, set[Node]]] = []
             for pattern in chosen:
-                found += _apply(nodes, pattern, pattern.name in wanted, packaged)
-            if better or any(each.applied for each in found[before:]):
+                places += _apply(nodes, pattern, pattern.name in wanted, packaged)
+            # a part of what another pattern has replaced is no place of its own
+            replaced = [region for each, region in places if each.applied]
+            found += [
+                each
+                for each, region in places
+                if each.applied or not any(region <= other for other in replaced)
+            ]
+            if better or replaced:
                 module.graph.lint()
                 module.recompile()
             elif changed:
@@ -141,10 +148,12 @@ def _give_examples(module: GraphModule) -> None:
                 node.meta["example_value"] = inductor.fake_beside(value, inputs)
 
 
-def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool, packaged: bool) -> list[Substitution]:
-    """Replaces a pattern in a graph; returns what was found. everywhere: also where it was not
-    measured to be faster."""
-    applied: list[Substitution] = []
+def _apply(
+    nodes: Nodes, pattern: Pattern, everywhere: bool, packaged: bool
+) -> list[tuple[Substitution, set[Node]]]:
+    """Replaces a pattern in a graph; returns what was found, with the nodes that compute it.
+    everywhere: also where it was not measured to be faster."""
+    applied: list[tuple[Substitution, set[Node]]] = []
     # by results, in whichever order; with all that computes them
     refused: dict[frozenset[Node], tuple[Substitution, set[Node]]] = {}
     for number, spelling in enumerate(pattern.graphs()):
@@ -158,15 +167,12 @@ def _apply(nodes: Nodes, pattern: Pattern, everywhere: bool, packaged: bool) -> 
                 left_as_it_is = Substitution(pattern.name, place, False, str(error))
                 refused[frozenset(match.roots)] = left_as_it_is, match.region
             else:
-                applied.append(Substitution(pattern.name, place, True, reason, gain))
+                replaced = Substitution(pattern.name, place, True, reason, gain)
+                applied.append((replaced, match.region))
     # what another spelling has replaced a part of, is no place any more
-    left = {
-        roots: each for roots, each in refused.items() if all(node in nodes for node in each[1])
-    }
+    left = [each for each in refused.values() if all(node in nodes for node in each[1])]
     # a part of a place that is left is not a place of its own
-    regions = [region for _, region in left.values()]
-    whole = [each for each, region in left.values() if not any(region < other for other in regions)]
-    return applied + whole
+    return applied + [each for each in left if not any(each[1] < other for _, other in left)]
 
 
 def _replace(

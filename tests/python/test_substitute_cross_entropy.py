@@ -135,10 +135,8 @@ def test_softcap_of_bfloat16(rows: Any) -> None:
 def test_capped_logits_that_are_a_result_too(rows: Any) -> None:
     x = torch.randn(3, 4, 8)
     found = found_in(Gemma(both=True), x, rows[1].view(3, 4))
-    assert [(each.pattern, each.applied) for each in found] == [
-        (CAPPED, False),
-        (WITH_LOGITS, True),
-    ]
+    # not the loss alone, which is a part of the place
+    assert [(each.pattern, each.applied) for each in found] == [(WITH_LOGITS, True)]
 
 
 def test_gradients_of_the_loss_and_of_capped_logits(rows: Any) -> None:
