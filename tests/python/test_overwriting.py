@@ -281,7 +281,48 @@ def test_logits_that_the_user_keeps() -> None:
     torch.testing.assert_close(kept[0], (hidden @ weight.t()).detach())
 
 
-def test_logits_that_are_saved_twice() -> None:
+# Operations that change nothing: torch removes them, with the view or the copy that they make.
+@pytest.mark.parametrize(
+    "unchanged",
+    [
+        lambda logits: logits / 1.0,
+        pytest.param(lambda logits: (logits * 1).permute(2, 0, 1), marks=pytest.mark.life),
+        pytest.param(lambda logits: (logits + 0).split(1)[0], marks=pytest.mark.life),
+        pytest.param(lambda logits: torch.stack([logits])[0], marks=pytest.mark.life),
+    ],
+)
+def test_logits_that_the_user_keeps_under_another_name(unchanged: Callable[..., Any]) -> None:
+    def model(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> Any:
+        logits = torch.nn.functional.linear(hidden.view(3, 4, -1), weight)
+        return mean_loss(logits.view(12, -1), target), unchanged(logits)
+
+    hidden, weight, target = head_arguments()
+    weight.requires_grad_()
+    loss, kept = torch.compile(model, fullgraph=True)(hidden, weight, target)
+    loss.backward()
+    torch.testing.assert_close(kept, model(hidden, weight, target)[1])
+
+
+@pytest.mark.parametrize(
+    "copied",
+    [
+        torch.clone,
+        pytest.param(lambda x: torch.cat([x]), marks=pytest.mark.life),
+        pytest.param(lambda x: torch.nn.functional.pad(x, (0, 0)), marks=pytest.mark.life),
+    ],
+)
+def test_logits_that_are_a_copy_of_an_argument(copied: Callable[..., Any]) -> None:
+    def model(x: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return mean_loss(copied(x).view(12, -1), target)
+
+    x, target = torch.randn(3, 4, 50, requires_grad=True), torch.randint(0, 50, (12,))
+    before = x.detach().clone()
+    torch.compile(model, fullgraph=True)(x, target).backward()
+    assert torch.equal(x.detach(), before)
+
+
+@pytest.mark.parametrize("scale", [None, 1.0])
+def test_logits_that_are_saved_twice(scale: float | None) -> None:
     """Nothing tells that two inputs of a backward graph are one memory, but the traced graph."""
 
     class Both(torch.autograd.Function):
@@ -297,7 +338,8 @@ def test_logits_that_are_saved_twice() -> None:
 
     def model(hidden: torch.Tensor, weight: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = hidden @ weight.t()
-        return mean_loss(logits, target) + Both.apply(logits, logits.view(-1))
+        flat = logits.view(-1) if scale is None else logits.view(-1) / scale
+        return mean_loss(logits, target) + Both.apply(logits, flat)
 
     backward_code(model, *head_arguments())
 

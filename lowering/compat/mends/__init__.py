@@ -15,6 +15,7 @@ from . import (
     cache_files,
     cpp_arrays,
     dependencies,
+    donated_inputs,
     eager_values,
     keyword_names,
     old_values,
@@ -111,6 +112,13 @@ MENDS = (
         "A backward graph computes again, from what was written, a value that the forward graph "
         "computed from an input before it wrote to the input.",
         old_values.save_old_values,
+        fixed_in=None,
+    ),
+    Mend(
+        "A saved tensor counts as held by nothing else, and is written over, though an argument or "
+        "a result of the forward graph is a view of its memory, if a pass removed an operation "
+        "between them that changes nothing, such as x.clone() or x / 1.",
+        donated_inputs.leave_memory_that_others_hold,
         fixed_in=None,
     ),
     Mend(

@@ -1,0 +1,80 @@
+"""Inputs of a backward graph that nothing else holds, which Inductor and opaq may write over."""
+
+from __future__ import annotations
+
+import operator
+from collections import Counter
+from typing import Any
+
+import torch
+from torch._functorch._aot_autograd import graph_compile
+
+aten = torch.ops.aten
+
+# Besides views: what Inductor gives the memory of its first argument where it changes nothing.
+_MAY_BE_REMOVED = (
+    aten._unsafe_view.default,
+    aten.clone.default,
+    aten.cat.default,
+    aten.constant_pad_nd.default,
+    aten.slice_scatter.default,
+)
+
+
+def leave_memory_that_others_hold() -> None:
+    """Takes saved tensors out of the list if the user holds their memory: arguments and results of
+    the forward graph, and results of the backward graph.
+
+    torch (2.11 to 2.15) compares the storages of fake values. But if a pass over the joint graph
+    removes an operation that changes nothing, as in x.clone() or x / 1, what remains gets the fake
+    value of that operation, with a storage of its own. So this follows the nodes instead."""
+    original = graph_compile.collect_bw_donated_buffer_idxs
+
+    def collect_bw_donated_buffer_idxs(fw_module: Any, bw_module: Any, metadata: Any) -> list[int]:
+        found = original(fw_module, bw_module, metadata)
+        results = _results(fw_module)
+        saved = results[metadata.tensors_saved_for_backwards_slice]
+        inputs = fw_module.graph.find_nodes(op="placeholder")
+        held = {_memory(node) for node in (*inputs, *results[: metadata.num_forward])}
+        # of those that are saved, too: each of two would be written over while the other is read
+        storages = {(_memory(node), _storage(node)) for node in saved}
+        held |= {node for node, count in Counter(node for node, _ in storages).items() if count > 1}
+        held_later = {_memory(node) for node in _results(bw_module)}
+        inputs_later = bw_module.graph.find_nodes(op="placeholder")
+        first = metadata.num_symints_saved_for_bw
+        return [
+            number
+            for number in found
+            if _memory(saved[number - first]) not in held and inputs_later[number] not in held_later
+        ]
+
+    graph_compile.collect_bw_donated_buffer_idxs = collect_bw_donated_buffer_idxs
+
+
+def _results(module: torch.fx.GraphModule) -> Any:
+    return module.graph.output_node().args[0]
+
+
+def _memory(node: Any) -> Any:
+    """The node whose memory a node may have."""
+    while isinstance(node, torch.fx.Node) and node.op == "call_function" and node.args:
+        viewed = node.args[0]
+        if node.target is operator.getitem:  # of a view with several results, or of other results
+            if not (isinstance(viewed, torch.fx.Node) and _is_view(viewed.target)):
+                break
+        elif not _is_view(node.target):
+            break
+        node = viewed[0] if isinstance(viewed, (list, tuple)) else viewed
+    return node
+
+
+def _is_view(target: Any) -> bool:
+    if target in _MAY_BE_REMOVED:
+        return True
+    return isinstance(target, torch._ops.OpOverload) and target.is_view
+
+
+def _storage(node: Any) -> int | None:
+    value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
+    return value.untyped_storage()._cdata if plain else None
