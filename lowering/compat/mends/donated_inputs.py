@@ -11,13 +11,14 @@ from torch._functorch._aot_autograd import graph_compile
 
 aten = torch.ops.aten
 
-# Besides views: what Inductor gives the memory of its first argument where it changes nothing.
+# What torch takes out of graphs where it changes nothing, besides views.
 _MAY_BE_REMOVED = (
     aten._unsafe_view.default,
     aten.clone.default,
     aten.cat.default,
     aten.constant_pad_nd.default,
-    aten.slice_scatter.default,
+    aten.repeat.default,
+    torch.ops.prims.convert_element_type.default,
 )
 
 
@@ -57,21 +58,40 @@ def _results(module: torch.fx.GraphModule) -> Any:
 
 def _memory(node: Any) -> Any:
     """The node whose memory a node may have."""
-    while isinstance(node, torch.fx.Node) and node.op == "call_function" and node.args:
-        viewed = node.args[0]
-        if node.target is operator.getitem:  # of a view with several results, or of other results
-            if not (isinstance(viewed, torch.fx.Node) and _is_view(viewed.target)):
-                break
-        elif not _is_view(node.target):
-            break
-        node = viewed[0] if isinstance(viewed, (list, tuple)) else viewed
+    while (viewed := _viewed(node)) is not None:
+        node = viewed
     return node
 
 
+def _viewed(node: Any) -> torch.fx.Node | None:
+    """The node of whose memory a node is a view, or may become one; None if it has its own."""
+    if not (isinstance(node, torch.fx.Node) and node.op == "call_function" and node.args):
+        return None
+    source = node.args[0]
+    if node.target is operator.getitem:  # one of several views, or of other results
+        call = source
+        source = call.args[0] if isinstance(call, torch.fx.Node) and _is_view(call.target) else None
+    elif node.target in _MAY_BE_REMOVED:
+        sources = source if isinstance(source, (list, tuple)) else [source]
+        source = sources[0] if len(sources) == 1 and _looks_like(node, sources[0]) else None
+    elif not _is_view(node.target):
+        return None
+    return source if isinstance(source, torch.fx.Node) else None
+
+
 def _is_view(target: Any) -> bool:
-    if target in _MAY_BE_REMOVED:
-        return True
     return isinstance(target, torch._ops.OpOverload) and target.is_view
+
+
+def _looks_like(node: torch.fx.Node, other: Any) -> bool:
+    """Whether the elements of two nodes may be the same."""
+    if not isinstance(other, torch.fx.Node):
+        return False
+    a, b = (each.meta.get("val") for each in (node, other))
+    if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
+        return True
+    # The product as text: to compare symbols would add guards.
+    return a.dtype == b.dtype and str(a.numel()) == str(b.numel())
 
 
 def _storage(node: Any) -> int | None:
