@@ -272,19 +272,18 @@ def _smoothed(
     return -loss if negated else loss
 
 
-def _has_other_classes(arguments) -> bool:
-    """Whether weights that one_hot makes of `classes` broadcast, or the logits do."""
+def _when_of_classes(arguments) -> str:
+    """Of weights that one_hot makes of `classes`: neither they nor the logits broadcast."""
     logits, classes = arguments["logits"], arguments.get("classes")
-    return classes is not None and (logits.dim() == 0 or logits.shape[-1] != classes)
-
-
-_OTHER_CLASSES = "one_hot has another number of classes than the logits"
+    if classes is not None and (logits.dim() == 0 or logits.shape[-1] != classes):
+        return "one_hot has another number of classes than the logits"
+    return ""
 
 
 def _when_smoothed(arguments) -> str:
     logits, smoothing = arguments["logits"], arguments["label_smoothing"]
-    if _has_other_classes(arguments):
-        return _OTHER_CLASSES
+    if refused := _when_of_classes(arguments):
+        return refused
     if (index := arguments["index"]) is not None:
         if index.dim() == 0 or index.shape[-1] != 1:
             return "there is not one target for each row of classes"
@@ -332,7 +331,7 @@ def when_given(arguments) -> str:
         return "the tokens are not numbers of 64 bits"
     if logits.dim() < 2 or logits.shape[:-1] != given.shape[:-1] or given.shape[-1] != 1:
         return "there is not one token for each row of the logits"
-    return _OTHER_CLASSES if _has_other_classes(arguments) else ""
+    return _when_of_classes(arguments)
 
 
 def _of_given(

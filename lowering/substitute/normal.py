@@ -426,5 +426,5 @@ _RULES: dict[str, _Rule] = {
     "mul": _first_of(means.of_sum, means.of_norm),
     **dict.fromkeys(("pow", "square"), means.of_norm),
     "einsum": means.of_einsum,
-    **dict.fromkeys(("zeros_like", "ones_like", "full_like"), _like_the_first),
+    **dict.fromkeys(operations.FILLED_LIKE, _like_the_first),
 }

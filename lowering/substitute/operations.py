@@ -61,7 +61,8 @@ _NOT_RANDOM |= {"slice_scatter", "index_put", "softmax", "log_softmax", "argmax"
 _NOT_RANDOM |= {"cumsum", "contiguous", "size", "div_", "masked_fill_", "scatter_", "setitem"}
 _NOT_RANDOM |= VIEWS | CASTS
 # They give a new tensor like another one.
-_LIKE = {"empty_like", "zeros_like", "ones_like", "full_like"}
+FILLED_LIKE = ("zeros_like", "ones_like", "full_like")
+_LIKE = {"empty_like", *FILLED_LIKE}
 _LIKE |= {"new_empty", "new_zeros", "new_ones", "new_full"}
 # They write to memory, or they change how what comes after them runs.
 _IN_PLACE = {"iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "iand", "ior"}

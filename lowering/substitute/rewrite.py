@@ -115,7 +115,7 @@ def check_filled(found: Match) -> None:
     """Raises Refused where a new tensor that one number fills has not the shape that the spelling
     gives it, that of another tensor: it broadcasts, or the other one does."""
     for wanted, given in found.nodes.items():
-        if operations.function_name(wanted) not in ("zeros_like", "ones_like", "full_like"):
+        if operations.function_name(wanted) not in operations.FILLED_LIKE:
             continue
         source = wanted.args[0]
         like = found.nodes.get(source, found.arguments.get(source.name))

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch._functorch._aot_autograd import graph_compile
 
+from ..pytorch import pytorch
+from .old_values import is_view
+
 aten = torch.ops.aten
 
 # What torch takes out of graphs where it changes nothing, besides views.
@@ -70,17 +73,13 @@ def _viewed(node: Any) -> torch.fx.Node | None:
     source = node.args[0]
     if node.target is operator.getitem:  # one of several views, or of other results
         call = source
-        source = call.args[0] if isinstance(call, torch.fx.Node) and _is_view(call.target) else None
+        source = call.args[0] if isinstance(call, torch.fx.Node) and is_view(call.target) else None
     elif node.target in _MAY_BE_REMOVED:
         sources = source if isinstance(source, (list, tuple)) else [source]
         source = sources[0] if len(sources) == 1 and _looks_like(node, sources[0]) else None
-    elif not _is_view(node.target):
+    elif not is_view(node.target):
         return None
     return source if isinstance(source, torch.fx.Node) else None
-
-
-def _is_view(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and target.is_view
 
 
 def _looks_like(node: torch.fx.Node, other: Any) -> bool:
@@ -90,11 +89,10 @@ def _looks_like(node: torch.fx.Node, other: Any) -> bool:
     a, b = (each.meta.get("val") for each in (node, other))
     if not (isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor)):
         return True
-    # The product as text: to compare symbols would add guards.
-    return a.dtype == b.dtype and str(a.numel()) == str(b.numel())
+    return a.dtype == b.dtype and pytorch.surely_equal([a.numel()], [b.numel()])
 
 
 def _storage(node: Any) -> int | None:
     value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
     plain = isinstance(value, torch.Tensor) and value.layout is torch.strided
-    return value.untyped_storage()._cdata if plain else None
+    return pytorch.storage_id(value) if plain else None

@@ -29,7 +29,7 @@ def _readers_of_written_inputs(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]
     for node in graph.nodes:  # in order: a view comes before what reads it
         if node.op != "call_function" or memory.isdisjoint(node.all_input_nodes):
             continue
-        if _is_view(node.target):
+        if is_view(node.target):
             memory.add(node)
         elif isinstance(node.meta.get("val"), torch.Tensor):
             if node.target is not torch.ops.aten.copy_.default:
@@ -38,5 +38,5 @@ def _readers_of_written_inputs(graph: torch.fx.Graph) -> Iterator[torch.fx.Node]
             yield from node.users
 
 
-def _is_view(target: Any) -> bool:
+def is_view(target: Any) -> bool:
     return isinstance(target, torch._ops.OpOverload) and target.is_view
